@@ -1,9 +1,10 @@
 """What each process counts, and the Prometheus text of all of them together.
 
-Every process has a registry of its own; nothing is added up across processes, each sample says which
-one it comes from (`process="worker-3"`). `snapshot` packs a registry for the journey to the router that
-was asked, `render` makes one text of all snapshots. Label values come from fixed sets of words, never
-from clients. Hot paths resolve no labels: they hold the child they count with. Knows no sockets.
+Every process has a registry of its own; nothing is added up across processes, each sample says
+which one it comes from (`process="worker-3"`). `snapshot` packs a registry for the journey to the
+router that was asked, `render` makes one text of all snapshots. Label values come from fixed sets
+of words, never from clients. Hot paths resolve no labels: they hold the child they count with.
+Knows no sockets.
 
 Source: the text format 0.0.4, https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -132,8 +133,8 @@ class WorkerMetrics:
     """What a worker counts: one shard.
 
     Attributes:
-        flows_appended: flows logged since the shard was made, as log and manifest have it: a new process
-            first counts up to what it recovered.
+        flows_appended: flows logged since the shard was made, as log and manifest have it: a new
+            process first counts up to what it recovered.
         rows: rows held.
         buckets: buckets held.
         name_bytes: bytes of the distinct names held.
@@ -270,8 +271,8 @@ def render(snapshots: Mapping[str, bytes]) -> str:
         snapshots: process name → what `snapshot` gave there.
 
     Returns:
-        Each family once, with the samples of all processes, `process` as their first label; families
-        in order of name, processes in the mapping's order.
+        Each family once, with the samples of all processes, `process` as their first label;
+        families in order of name, processes in the mapping's order.
 
     Raises:
         msgspec.MsgspecError: a snapshot is not one.
