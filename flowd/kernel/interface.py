@@ -197,6 +197,10 @@ class Merger(Protocol):
         """
         ...
 
+    def fed_to(self, source: int) -> RowKey | None:
+        """Tell the key of the last row fed from a source: the `after` of its next page."""
+        ...
+
     def drain(self) -> bytes:
         """Render the rows that are certain, and the answer's head or end when it is their turn."""
         ...
