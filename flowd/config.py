@@ -1,14 +1,21 @@
 """The settings: one frozen value, checked once, handed to every process.
 
-Where a value comes from (flag, environment, file, default) is decided in `load_config`; nothing else in
-flowd reads the environment. Units are last in each name. Every setting is described in `docs/operations.md`.
+Where a value comes from (flag over environment over file over default) is decided in `load_config`;
+nothing else in flowd reads the environment. Unknown names are errors wherever they stand. Units are
+last in each name. Every setting is described in `docs/operations.md`.
 """
 
-from typing import Annotated, Literal
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
+from flowd.errors import ConfigError
 from flowd.flow import SHARDS_MAX
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -23,7 +30,8 @@ class WalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         sync: `always` acknowledges after fdatasync; `interval` after the write, with a sync every
-            `sync_interval_seconds`, so that a power cut may take that much of what was acknowledged.
+            `sync_interval_seconds`, so that a power cut may take that much of what was
+            acknowledged.
         sync_interval_seconds: see `sync`.
         segment_bytes: how large a segment is made; a larger log record gets a segment of its own.
     """
@@ -37,15 +45,15 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Checkpoints.
 
     Attributes:
-        log_bytes: a checkpoint is due when the log has grown by this much since the last one, or by as much
-            as it would write, whichever is more.
+        log_bytes: a checkpoint is due when the log has grown by this much since the last one, or by
+            as much as it would write, whichever is more.
     """
 
     log_bytes: Annotated[int, Meta(ge=64 * KIB)] = 256 * MIB
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one flowd takes, all routers together; see `docs/operations.md` for the answer at each limit."""
+    """What one flowd takes, all routers together; `docs/operations.md` has the answer at each."""
 
     body_bytes: Positive = 32 * MIB
     body_decoded_bytes: Positive = 64 * MIB
@@ -85,9 +93,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         shards: how many workers; None for what the data directory has, or 2 in a new one.
         routers: how many routers.
         kernel: which data plane; `auto` takes native where it is built.
+        insecure: listen on other addresses than loopback although nobody is asked who they are.
     """
 
     listen: str = "127.0.0.1:8000"
+    insecure: bool = False
     data_dir: str = "./data"
     runtime_dir: str = ""
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] | None = None
@@ -97,3 +107,193 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint: CheckpointConfig = CheckpointConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+
+
+ENVIRONMENT_PREFIX: Final = "FLOWD_"
+FILE_VARIABLE: Final = "FLOWD_CONFIG"
+"""Names the file when the flag does not."""
+
+
+class LoadedConfig(NamedTuple):
+    """A configuration and where it is from.
+
+    config: the settings, checked.
+    sources: setting (`wal.sync`) → the flag, variable or file that set it, or `default`.
+    """
+
+    config: Config
+    sources: dict[str, str]
+
+
+def load_config(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
+) -> LoadedConfig:
+    """Make the one configuration out of all that was said.
+
+    Args:
+        path: the TOML file; None for what FLOWD_CONFIG names, or none.
+        environ: the environment; everything that starts with FLOWD_ must be a setting.
+        flags: flag (`--data-dir`) → value; None where it was not given.
+
+    Raises:
+        ConfigError: a name is unknown or a value out of range; the text says which, where and what
+            to do.
+    """
+    settings = _settings(Config)
+    values: dict[str, object] = {}
+    sources = dict.fromkeys(settings, "default")
+
+    def put(setting: str, value: object, source: str, *, is_text: bool) -> None:
+        try:
+            values[setting] = msgspec.convert(value, settings[setting].type, strict=not is_text)
+        except msgspec.ValidationError as error:
+            shown = json.dumps(value, default=str)
+            raise ConfigError(f"{source}: {setting} = {shown}: {_reason(error)}") from None
+        sources[setting] = source
+
+    named = path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
+    if named is not None:
+        for setting, value in _read_file(named, settings):
+            put(setting, value, str(named), is_text=False)
+    for variable, setting in _match_variables(environ, settings):
+        put(setting, environ[variable], variable, is_text=True)
+    for flag, value in flags.items():
+        if value is not None:
+            put(flag.removeprefix("--").replace("-", "_"), value, flag, is_text=True)
+
+    config = msgspec.convert(_nest(values), Config)
+    _check_relations(config)
+    return LoadedConfig(config, sources)
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """Take `HOST:PORT` apart; an IPv6 address stands in brackets, as in `[::1]:8000`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, colon, port = listen.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if is_bracketed else host
+    is_port = port.isascii() and port.isdecimal() and int(port) <= 65_535
+    if not (colon and bare and is_port) or (":" in bare and not is_bracketed):
+        raise ConfigError(
+            f"listen = {json.dumps(listen)}: expected HOST:PORT with a port of 0 to 65535, "
+            "for example 127.0.0.1:8000 or [::1]:8000"
+        )
+    return bare, int(port)
+
+
+def format_config(loaded: LoadedConfig) -> str:
+    """Write a configuration as TOML, each line with its source; it reads back to the same."""
+    lines = []
+    table = ""
+    for setting, value in _leaves(loaded.config):
+        owner, _, name = setting.rpartition(".")
+        if owner != table:
+            lines += ["", f"[{owner}]"]
+            table = owner
+        line = f"# {name} =" if value is None else f"{name} = {_toml(value)}"
+        lines.append(f"{line:<40} # {loaded.sources[setting]}")
+    return "\n".join(lines) + "\n"
+
+
+def _settings(
+    struct: type[msgspec.Struct], prefix: str = ""
+) -> dict[str, msgspec.structs.FieldInfo]:
+    """List every setting by its dotted name, in the order in which the structs have them."""
+    settings: dict[str, msgspec.structs.FieldInfo] = {}
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            settings |= _settings(field.type, f"{prefix}{field.name}.")
+        else:
+            settings[prefix + field.name] = field
+    return settings
+
+
+def _leaves(struct: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in msgspec.structs.asdict(struct).items():
+        if isinstance(value, msgspec.Struct):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _nest(values: Mapping[str, object]) -> dict[str, object]:
+    nested: dict[str, object] = {}
+    for setting, value in values.items():
+        table, _, name = setting.rpartition(".")
+        owner = nested.setdefault(table, {}) if table else nested
+        assert isinstance(owner, dict)
+        owner[name] = value
+    return nested
+
+
+def _read_file(path: Path, known: Mapping[str, object]) -> list[tuple[str, object]]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    tables = {setting.rpartition(".")[0] for setting in known} - {""}
+    found = []
+    for name, value in content.items():
+        if name in tables:
+            if not isinstance(value, dict):
+                raise ConfigError(
+                    f"{path}: {name} is a table: write [{name}] and its settings below"
+                )
+            found += [(f"{name}.{inner}", inner_value) for inner, inner_value in value.items()]
+        else:
+            found.append((name, value))
+    for setting, _ in found:
+        if setting not in known:
+            raise ConfigError(
+                f"{path}: unknown setting {setting}{_hint(setting, [*known, *tables])}"
+            )
+    return found
+
+
+def _match_variables(
+    environ: Mapping[str, str], known: Mapping[str, object]
+) -> list[tuple[str, str]]:
+    settings = {
+        ENVIRONMENT_PREFIX + setting.upper().replace(".", "_"): setting for setting in known
+    }
+    found = []
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
+            continue
+        if variable not in settings:
+            hint = _hint(variable, [*settings, FILE_VARIABLE])
+            raise ConfigError(f"environment: unknown setting {variable}{hint}")
+        found.append((variable, settings[variable]))
+    return found
+
+
+def _check_relations(config: Config) -> None:
+    parse_listen(config.listen)
+    limits = config.limits
+    if limits.in_flight_bytes < limits.body_decoded_bytes:
+        raise ConfigError(
+            f"limits.in_flight_bytes = {limits.in_flight_bytes}: below limits.body_decoded_bytes = "
+            f"{limits.body_decoded_bytes}, so that no such body could ever be taken; raise it"
+        )
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _reason(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _toml(value: object) -> str:
+    """Write a scalar; a JSON string is a TOML string, but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
