@@ -305,7 +305,7 @@ def _number(value: float) -> str:
         return "NaN"
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value.is_integer() else repr(value)
+    return repr(value).removesuffix(".0")
 
 
 def _escape_help(text: str) -> str:
