@@ -1,7 +1,6 @@
 """The errors of flowd, one tree. A message says what happened, where, and what to do.
-
-Only `api` turns these into HTTP statuses and only `cli` and `child` into exit statuses; all other code
-raises them or lets them pass.
+ Only `api` turns these into HTTP statuses and only `cli` and `child` into exit statuses; all other
+code raises them or lets them pass.
 """
 
 from typing import NamedTuple
@@ -31,7 +30,6 @@ class BadQuery(FlowdError):
 
 class Flaw(NamedTuple):
     """One thing wrong in a body.
-
     pointer: JSON Pointer (RFC 6901) into the body, "" for the whole; for NDJSON the first part counts
     lines from 0.
     """
@@ -116,7 +114,7 @@ class OutcomeUnknown(FlowdError):
 
 
 class ProtocolError(FlowdError):
-    """Bytes on a socket that are not the protocol of router and worker; the connection is closed."""
+    """Bytes on a socket that are not the protocol of router and worker; it is closed."""
 
 
 class FrameError(FlowdError):
@@ -160,11 +158,11 @@ class WalCorruption(WalError):
 
 
 class WalFull(WalError):
-    """No segment can be created: the disk is full. Nothing was written and a later try may succeed."""
+    """No segment can be created, the disk is full; a later try may succeed."""
 
 
 class WalPoisoned(WalError):
-    """A write or sync of the log failed. No more may be acknowledged by this process: it must exit."""
+    """A write or sync of the log failed; this process may acknowledge no more and must exit."""
 
 
 class CheckpointCorruption(FlowdError):

@@ -1,7 +1,7 @@
-"""Every access of a shard to its disk goes through a FileSystem, so that tests can lose and tear writes.
-
-`LocalFileSystem` is the real one. It knows files and directories, not what is in them. Every call blocks and
-is made from a shard's one I/O thread (or from `Store.open`, before there is a loop).
+"""Every access of a shard to its disk goes through a FileSystem, so that tests can lose and tear
+writes.
+ `LocalFileSystem` is the real one. It knows files and directories, not what is in them. Every call
+blocks and is made from a shard's one I/O thread (or from `Store.open`, before there is a loop).
 """
 
 import fcntl
@@ -222,7 +222,7 @@ class DirectoryLock:
 
     @classmethod
     def acquire(cls, path: Path) -> Self | None:
-        """Take the lock file at `path`, making it when missing; None when another process has it."""
+        """Take the lock file at `path`, made when missing; None when another process has it."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

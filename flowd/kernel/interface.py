@@ -1,8 +1,7 @@
 """The seam of the data plane: what a kernel offers, whatever it is written in.
-
-Everything that touches every flow or every row is behind these names. Frames, pages, slices and tables are
-opaque outside of `flowd.kernel`; their bytes are described in `docs/frame-format.md` and are the same for
-every kernel.
+ Everything that touches every flow or every row is behind these names. Frames, pages, slices and
+tables are opaque outside of `flowd.kernel`; their bytes are described in `docs/frame-format.md` and
+are the same for every kernel.
 """
 
 from collections.abc import Sequence
@@ -73,9 +72,9 @@ class Names(Protocol):
 
 class Table(Protocol):
     """The rows of one bucket; a row's place never changes, new rows go to the end.
-
-    A block is rows [65,536 · i, 65,536 · (i + 1)). Calls cost in proportion to the slice, page or block they
-    are given, not to the table, but for the first `page` after many new rows, which sorts those.
+    A block is rows [65,536 · i, 65,536 · (i + 1)). Calls cost in proportion to the slice, page or
+    block they are given, not to the table, but for the first `page` after many new rows, which
+    sorts those.
     """
 
     @property
@@ -95,7 +94,6 @@ class Table(Protocol):
 
     def apply(self, part: Slice, lsn: int) -> int:
         """Add each flow of a slice to its row, once for all time.
-
         A row that was loaded from a block taken at or after `lsn` has the flow already and is left alone.
 
         Args:
@@ -155,7 +153,6 @@ class Table(Protocol):
 
 class Merger(Protocol):
     """Merges sorted pages of several sources to one answer, as they come.
-
     Feed a page of each source; `drain` renders all that no later page can change; `wanted` says which
     sources the next row waits for. Equal keys of different sources become one row with the sums.
     """
@@ -259,7 +256,8 @@ class Kernel(Protocol):
         """Give a frame's parts by hour, ascending.
 
         Raises:
-            FrameError: the bytes are not a well-formed frame; every index in a returned slice is sound.
+            FrameError: the bytes are not a well-formed frame; every index in a returned slice is
+            sound.
         """
         ...
 
