@@ -1,5 +1,6 @@
 """The errors of flowd, one tree. A message says what happened, where, and what to do.
- Only `api` turns these into HTTP statuses and only `cli` and `child` into exit statuses; all other
+
+Only `api` turns these into HTTP statuses and only `cli` and `child` into exit statuses; all other
 code raises them or lets them pass.
 """
 
@@ -30,8 +31,9 @@ class BadQuery(FlowdError):
 
 class Flaw(NamedTuple):
     """One thing wrong in a body.
-    pointer: JSON Pointer (RFC 6901) into the body, "" for the whole; for NDJSON the first part counts
-    lines from 0.
+
+    pointer: JSON Pointer (RFC 6901) into the body, "" for the whole; for NDJSON the first part
+    counts lines from 0.
     """
 
     pointer: str

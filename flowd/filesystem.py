@@ -1,6 +1,8 @@
-"""Every access of a shard to its disk goes through a FileSystem, so that tests can lose and tear
-writes.
- `LocalFileSystem` is the real one. It knows files and directories, not what is in them. Every call
+"""The seam to the disk: a shard reaches its files only through a FileSystem.
+
+So that tests can lose, reorder and tear what it writes.
+
+`LocalFileSystem` is the real one. It knows files and directories, not what is in them. Every call
 blocks and is made from a shard's one I/O thread (or from `Store.open`, before there is a loop).
 """
 

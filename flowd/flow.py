@@ -1,5 +1,6 @@
 """The words of the domain: what a flow is, and the ranges of its members.
- A *flow* is what a client sends; a *row* is one aggregate, a key and two sums. Every limit here is
+
+A *flow* is what a client sends; a *row* is one aggregate, a key and two sums. Every limit here is
 part of the HTTP contract, so that none of it is configurable. Knows nothing of encodings, files or
 processes.
 """

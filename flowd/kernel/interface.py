@@ -1,5 +1,6 @@
 """The seam of the data plane: what a kernel offers, whatever it is written in.
- Everything that touches every flow or every row is behind these names. Frames, pages, slices and
+
+Everything that touches every flow or every row is behind these names. Frames, pages, slices and
 tables are opaque outside of `flowd.kernel`; their bytes are described in `docs/frame-format.md` and
 are the same for every kernel.
 """
@@ -72,6 +73,7 @@ class Names(Protocol):
 
 class Table(Protocol):
     """The rows of one bucket; a row's place never changes, new rows go to the end.
+
     A block is rows [65,536 · i, 65,536 · (i + 1)). Calls cost in proportion to the slice, page or
     block they are given, not to the table, but for the first `page` after many new rows, which
     sorts those.
@@ -94,7 +96,9 @@ class Table(Protocol):
 
     def apply(self, part: Slice, lsn: int) -> int:
         """Add each flow of a slice to its row, once for all time.
-        A row that was loaded from a block taken at or after `lsn` has the flow already and is left alone.
+
+        A row that was loaded from a block taken at or after `lsn` has the flow already and is left
+        alone.
 
         Args:
             part: a slice of a frame.
@@ -147,14 +151,16 @@ class Table(Protocol):
         ...
 
     def digest(self) -> int:
-        """Σ (h1(key)·tx + h2(key)·rx + h3(key)) mod 2**128 over all rows; see docs/frame-format.md."""
+        """Σ (h1(key)·tx + h2(key)·rx + h3(key)) mod 2**128 over all rows; docs/frame-format.md."""
         ...
 
 
 class Merger(Protocol):
     """Merges sorted pages of several sources to one answer, as they come.
-    Feed a page of each source; `drain` renders all that no later page can change; `wanted` says which
-    sources the next row waits for. Equal keys of different sources become one row with the sums.
+
+    Feed a page of each source; `drain` renders all that no later page can change; `wanted` says
+    which sources the next row waits for. Equal keys of different sources become one row with the
+    sums.
     """
 
     @property
