@@ -1,19 +1,11 @@
-"""The messages between router and worker: bytes in, messages out, and back. Pure; knows no sockets.
+"""What is in each message, and its bytes; see `flowd.protocol`.
 
-A connection is a stream of messages, each a 16-byte header and a payload, little-endian:
-
-    0  u32  payload length, at most PAYLOAD_BYTES_MAX
-    4  u8   type, then 3 zero bytes
-    8  u64  request id, chosen by the side that asks; 0 for what a worker sends unasked
- On connecting the worker sends HELLO and STATUS; then each request is answered by one message with
-its id, in any order. Frames and pages are opaque here. Whatever is malformed raises ProtocolError
-and nothing else, after which the connection must be closed: there is no way to find the next
-message.
+What is on the path of every batch is packed by hand, the rest is msgpack. Every `unpack` raises
+ProtocolError, and nothing else, for bytes that are not what it reads.
 """
 
 import struct
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -21,156 +13,19 @@ from msgspec import Meta
 
 from flowd.errors import ProtocolError
 from flowd.flow import COUNTER_MAX, HOUR_MAX, RowKey
+from flowd.protocol.stream import MessageType
 from flowd.query import Query
 
 PROTOCOL_VERSION: Final = 1
 """What HELLO must say; router and worker are always of one release, so there is only one."""
 
-PAYLOAD_BYTES_MAX: Final = 256 * 1024 * 1024
-"""The longest payload; a longer one is garbage or a mistake, found before it is read."""
-
 PAGE_ROWS_MAX: Final = 65_536
-"""The most rows one QUERY may ask for; at 3 names of 256 bytes a row they fit a payload."""
+"""The most rows one QUERY may ask for; with 3 names of 256 bytes in each they fit a payload."""
 
-_HEADER = struct.Struct("<IIQ")  # the type and its zero bytes as one u32
 _APPEND = struct.Struct("<16sQQQ")
 _APPENDED = struct.Struct("<B7xQQQQ")
 _PROBED = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
-
-
-class MessageType(IntEnum):
-    """What a message is; a request's answer is named in its comment."""
-
-    HELLO = 1
-    STATUS = 2
-    APPEND = 3  # APPENDED
-    APPENDED = 4
-    PROBE = 5  # PROBED
-    PROBED = 6
-    QUERY = 7  # PAGE
-    PAGE = 8
-    BUCKETS = 9  # BUCKET_SUMS
-    BUCKET_SUMS = 10
-    METRICS = 11  # SNAPSHOT
-    SNAPSHOT = 12
-    PING = 13  # PONG
-    PONG = 14
-    FAILED = 15  # to any request
-
-
-_TYPES: Final = {int(member): member for member in MessageType}
-
-
-class Message(NamedTuple):
-    """One message; `request_id` is 0 for what was sent unasked."""
-
-    type: MessageType
-    request_id: int
-    payload: bytes
-
-
-def encode(
-    type: MessageType, request_id: int, *parts: bytes | memoryview
-) -> list[bytes | memoryview]:
-    """Make a message.
-
-    Args:
-        type: what it is.
-        request_id: the request it is or answers, 0 … 2**64 - 1.
-        parts: the payload, in pieces, so that a big frame is not copied.
-
-    Returns:
-        Buffers to send one behind the other.
-
-    Raises:
-        ProtocolError: the payload is over PAYLOAD_BYTES_MAX.
-    """
-    length = 0
-    for part in parts:
-        length += len(part)
-    if length > PAYLOAD_BYTES_MAX:
-        raise ProtocolError(_too_long(type, length))
-    return [_HEADER.pack(length, type, request_id), *parts]
-
-
-class Decoder:
-    """Cuts a stream of bytes, however it is chunked, into messages.
-    The cost is linear in the bytes fed, however small the chunks; at most one unfinished message is
-       held.
-    """
-
-    def __init__(self) -> None:
-        self._unfinished = bytearray()
-        self._wanted = _HEADER.size  # length of the unfinished message as far as it is known
-
-    def feed(self, data: bytes) -> list[Message]:
-        """Take the next bytes of the stream.
-
-        Args:
-            data: any number of bytes.
-
-        Returns:
-            The messages that these bytes completed.
-
-        Raises:
-            ProtocolError: this is not the protocol; the decoder is of no use any more.
-        """
-        messages: list[Message] = []
-        offset = self._finish(data, messages) if self._unfinished else 0
-        end = len(data)
-        while end - offset >= _HEADER.size:
-            length, type_number, request_id = _HEADER.unpack_from(data, offset)
-            message_type = _check_header(type_number, length)
-            start = offset + _HEADER.size
-            if end - start < length:
-                self._wanted = _HEADER.size + length
-                break
-            offset = start + length
-            messages.append(Message(message_type, request_id, data[start:offset]))
-        if offset < end:
-            self._unfinished += data[offset:]
-        return messages
-
-    def _finish(self, data: bytes, messages: list[Message]) -> int:
-        """Add to the unfinished message; return how many bytes of `data` it took."""
-        unfinished = self._unfinished
-        taken = 0
-        if len(unfinished) < _HEADER.size:
-            taken = min(_HEADER.size - len(unfinished), len(data))
-            unfinished += data[:taken]
-            if len(unfinished) < _HEADER.size:
-                return taken
-            length, type_number, _ = _HEADER.unpack_from(unfinished)
-            _check_header(type_number, length)
-            self._wanted = _HEADER.size + length
-        start = taken
-        taken = min(start + self._wanted - len(unfinished), len(data))
-        unfinished += data[start:taken]
-        if len(unfinished) == self._wanted:
-            _, type_number, request_id = _HEADER.unpack_from(unfinished)
-            with memoryview(unfinished) as view:
-                payload = bytes(view[_HEADER.size :])
-            messages.append(Message(_TYPES[type_number], request_id, payload))
-            self._unfinished = bytearray()
-            self._wanted = _HEADER.size
-        return taken
-
-
-def _check_header(type_number: int, length: int) -> MessageType:
-    message_type = _TYPES.get(type_number)
-    if message_type is None:
-        raise ProtocolError(f"a message of unknown type {type_number:#x}")
-    if length > PAYLOAD_BYTES_MAX:
-        raise ProtocolError(_too_long(message_type, length))
-    return message_type
-
-
-def _too_long(type: MessageType, length: int) -> str:
-    return f"{type.name} of {length:,} bytes; at most {PAYLOAD_BYTES_MAX:,} are allowed"
-
-
-# Payloads.
 
 Count = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 
@@ -198,8 +53,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """STATUS: what a worker has and whether it takes appends; sent when it changes, at most 10
-    times a second.
+    """STATUS: what a worker holds and whether it takes appends; sent when that changes.
 
     Attributes:
         writable: whether there is room on disk; when not, no append may be sent.
@@ -219,10 +73,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppendHeader(NamedTuple):
-    """What stands before the frame in an APPEND.
+    """What stands before the frame in an APPEND; times are in ms since 1970.
+
     batch_id: 0 … 2**128 - 1, 0 for un-keyed; key_time_ms: the time in the key, 0 for un-keyed;
-       arrival_ms: when the router had the request, both in ms since 1970; shards: bitmap of all shards
-       the batch touches.
+    arrival_ms: when the router had the request; shards: bitmap of all shards the batch touches.
     """
 
     batch_id: int
@@ -300,38 +154,52 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-_Packed = TypeVar("_Packed", Hello, Status, QueryRequest, BucketsRequest, Failed)
+_Value = TypeVar("_Value")
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODERS: Final = {
-    kind: msgspec.msgpack.Decoder(kind)
-    for kind in (Hello, Status, QueryRequest, BucketsRequest, Failed)
-}
+_HELLO: Final = msgspec.msgpack.Decoder(Hello)
+_STATUS: Final = msgspec.msgpack.Decoder(Status)
+_QUERY: Final = msgspec.msgpack.Decoder(QueryRequest)
+_BUCKETS: Final = msgspec.msgpack.Decoder(BucketsRequest)
 _BUCKET_SUMS: Final = msgspec.msgpack.Decoder(list[BucketSums])
-# msgspec lets the last two through: names that are no UTF-8, deep nesting.
-_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_FAILED: Final = msgspec.msgpack.Decoder(Failed)
 
 
-def pack(value: msgspec.Struct | list[BucketSums]) -> bytes:
+def pack(
+    value: Hello | Status | QueryRequest | BucketsRequest | Failed | list[BucketSums],
+) -> bytes:
     """Make the payload of a message that is one msgpack value."""
     return _ENCODER.encode(value)
 
 
-def unpack(kind: type[_Packed], payload: bytes) -> _Packed:
-    """Read a payload that `pack` made; raises ProtocolError."""
-    try:
-        value: _Packed = _DECODERS[kind].decode(payload)
-    except _DECODE_ERRORS as error:
-        raise ProtocolError(f"a malformed {kind.__name__}: {error}") from error
-    return value
+def unpack_hello(payload: bytes) -> Hello:
+    """Read HELLO; raises ProtocolError."""
+    return _unpack(_HELLO, MessageType.HELLO, payload)
+
+
+def unpack_status(payload: bytes) -> Status:
+    """Read STATUS; raises ProtocolError."""
+    return _unpack(_STATUS, MessageType.STATUS, payload)
+
+
+def unpack_query(payload: bytes) -> QueryRequest:
+    """Read QUERY; raises ProtocolError."""
+    return _unpack(_QUERY, MessageType.QUERY, payload)
+
+
+def unpack_buckets(payload: bytes) -> BucketsRequest:
+    """Read BUCKETS; raises ProtocolError."""
+    return _unpack(_BUCKETS, MessageType.BUCKETS, payload)
 
 
 def unpack_bucket_sums(payload: bytes) -> list[BucketSums]:
     """Read BUCKET_SUMS; raises ProtocolError."""
-    try:
-        return _BUCKET_SUMS.decode(payload)
-    except _DECODE_ERRORS as error:
-        raise ProtocolError(f"malformed sums of buckets: {error}") from error
+    return _unpack(_BUCKET_SUMS, MessageType.BUCKET_SUMS, payload)
+
+
+def unpack_failed(payload: bytes) -> Failed:
+    """Read FAILED; raises ProtocolError."""
+    return _unpack(_FAILED, MessageType.FAILED, payload)
 
 
 def pack_append(header: AppendHeader) -> bytes:
@@ -403,3 +271,11 @@ def unpack_page(payload: bytes) -> Page:
 
 def _malformed(type: MessageType, payload: bytes) -> str:
     return f"a malformed {type.name} of {len(payload):,} bytes"
+
+
+def _unpack(decoder: msgspec.msgpack.Decoder[_Value], type: MessageType, payload: bytes) -> _Value:
+    try:
+        return decoder.decode(payload)
+    # msgspec lets the last two through: names that are no UTF-8, deep nesting.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a malformed {type.name}: {error}") from error
