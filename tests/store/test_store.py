@@ -1,0 +1,271 @@
+"""A store keeps what it acknowledged, and says so when it cannot."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowd.config import Config, LimitsConfig, WalConfig
+from flowd.errors import FrameError, WalCorruption, WalFull, WalPoisoned
+from flowd.filesystem import LocalFile, LocalFileSystem
+from flowd.protocol import AppendHeader
+from flowd.store import Store
+from tests.store.shards import SMALL, Shards, plain_sum
+
+FLOW = {"src_app": "foo", "dest_app": "bar", "vpc_id": "v", "bytes_tx": 1, "bytes_rx": 2, "hour": 9}
+
+
+def batch(number: int, size: int = 50) -> list[dict[str, Any]]:
+    """Flows with long names of their own, so that segments fill quickly."""
+    return [
+        FLOW | {"src_app": f"{number:04}-{i:04}-{'x' * 200}", "hour": i % 5} for i in range(size)
+    ]
+
+
+def test_a_keyed_batch_counts_once_across_a_restart_and_a_checkpoint(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 3)
+    flows = batch(1)
+    assert shards.post(flows, batch_id=77) == [False] * 3
+    assert shards.post(flows, batch_id=77) == [True] * 3
+    shards.open()
+    assert shards.post(flows, batch_id=77) == [True] * 3
+    for store in shards.stores:
+        store.checkpoint()
+    shards.open()
+    assert shards.post(flows, batch_id=77) == [True] * 3
+    assert shards.post(flows, batch_id=78) == [False] * 3
+    assert shards.totals() == plain_sum([*flows, *flows])
+
+
+def test_an_in_flight_id_waits_for_the_first_copys_record(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    store = shards.stores[0]
+    frame = shards.kernel.split(
+        b"[" + b",".join([_json(FLOW)]) + b"]",
+        "json",  # type: ignore[arg-type]  # a StrEnum's value
+        shard_count=1,
+        seed=1,
+        flows_max=10,
+        skip_bad=False,
+    ).frames[0]
+    first = store.stage(AppendHeader(5, 0, 0, 1), frame)
+    second = store.stage(AppendHeader(5, 0, 0, 1), frame)
+    assert (second.lsn, second.duplicate) == (first.lsn, True)
+    group = store.take()
+    assert group is not None
+    store.write(group)
+    assert store.shard.rows == 0
+    store.apply(group)
+    assert (store.shard.rows, store.flows_appended) == (1, 1)
+
+
+def test_a_bad_frame_never_reaches_the_log(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    store = shards.stores[0]
+    with pytest.raises(FrameError):
+        store.append(AppendHeader(0, 0, 0, 1), b"not a frame at all, whatever its length")
+    assert store.take() is None
+    shards.post([FLOW])
+    shards.open()
+    assert shards.totals() == plain_sum([FLOW])
+
+
+def test_log_segments_go_when_the_older_manifest_needs_them_no_longer(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    store = shards.stores[0]
+    sent: list[dict[str, Any]] = []
+    counts = []
+    for number in range(60):
+        sent.extend(flows := batch(number))
+        shards.post(flows)
+        if number % 15 == 14:
+            store.checkpoint()
+            counts.append(len(list((tmp_path / "shard-00/wal").glob("*.wal"))))
+    assert counts[0] > 2
+    assert max(counts[2:]) <= counts[1]
+    shards.open()
+    assert shards.totals() == plain_sum(sent)
+
+
+@pytest.mark.parametrize("victim", ["MANIFEST-*", "buckets/*.tbl"])
+def test_a_damaged_newer_checkpoint_falls_back_to_the_older_one(
+    tmp_path: Path, victim: str
+) -> None:
+    shards = Shards(tmp_path, 1)
+    sent: list[dict[str, Any]] = []
+    for number in range(30):
+        sent.extend(flows := batch(number))
+        shards.post(flows)
+        if number % 10 == 9:
+            shards.stores[0].checkpoint()
+    newest = max((tmp_path / "shard-00").glob(victim), key=lambda path: path.stat().st_mtime_ns)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    shards.open()
+    assert shards.stores[0].recovery.damaged[0].path == str(newest)
+    assert shards.totals() == plain_sum(sent)
+    shards.post(sent[:3])
+    shards.stores[0].checkpoint()
+    shards.open()
+    assert shards.totals() == plain_sum([*sent, *sent[:3]])
+
+
+def test_with_both_checkpoints_damaged_the_shard_refuses_and_names_the_causes(
+    tmp_path: Path,
+) -> None:
+    shards = Shards(tmp_path, 1)
+    for number in range(30):
+        shards.post(batch(number))
+        if number % 10 == 9:
+            shards.stores[0].checkpoint()
+    manifests = sorted((tmp_path / "shard-00").glob("MANIFEST-*"))
+    assert len(manifests) == 2
+    for path in manifests:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(WalCorruption) as caught:
+        shards.open()
+    assert all(path.name in str(caught.value) for path in manifests)
+    assert all(path.exists() for path in manifests)
+
+
+class Disk(LocalFileSystem):
+    """The real disk, which fails when told to."""
+
+    def __init__(self) -> None:
+        self.create_error: int | None = None
+        self.sync_error: int | None = None
+        self.syncs = 0
+
+    def create(self, path: Path) -> LocalFile:
+        if self.create_error is not None:
+            raise OSError(self.create_error, "told to fail", str(path))
+        handle = super().create(path)
+        handle.__class__ = type("DiskFile", (_DiskFile,), {"disk": self})
+        return handle
+
+
+class _DiskFile(LocalFile):
+    disk: Disk
+
+    def sync(self) -> None:
+        self.disk.syncs += 1
+        if self.disk.sync_error is not None:
+            raise OSError(self.disk.sync_error, "told to fail")
+        super().sync()
+
+
+def test_a_full_disk_stops_appends_and_they_go_on_when_there_is_room(tmp_path: Path) -> None:
+    disk = Disk()
+    shards = Shards(tmp_path, 1, files=disk)
+    store = shards.stores[0]
+    disk.create_error = errno.ENOSPC
+    sent: list[dict[str, Any]] = []
+    number = 0
+    while store.writable:
+        sent.extend(flows := batch(number))
+        shards.post(flows)
+        number += 1
+    assert shards.totals() == plain_sum(sent)
+    disk.create_error = None
+    assert store.check_space()
+    shards.post(sent[:10])
+    assert shards.totals() == plain_sum([*sent, *sent[:10]])
+
+
+def test_a_group_refused_by_a_full_disk_is_written_later_and_counted_once(tmp_path: Path) -> None:
+    disk = Disk()
+    shards = Shards(tmp_path, 1, files=disk)
+    store = shards.stores[0]
+    disk.create_error = errno.ENOSPC
+    sent: list[dict[str, Any]] = []
+    group = None
+    for number in range(100):
+        flows = batch(number)
+        sent.extend(flows)
+        frame = _frame(shards, flows)
+        store.stage(AppendHeader(0, 0, 0, 1), frame)
+        group = store.take()
+        assert group is not None
+        try:
+            store.write(group)
+        except WalFull:
+            break
+        store.apply(group)
+    assert group is not None
+    disk.create_error = None
+    store.write(group)
+    store.apply(group)
+    assert shards.totals() == plain_sum(sent)
+    shards.open()
+    assert shards.totals() == plain_sum(sent)
+
+
+def test_a_failed_sync_poisons_for_good_and_is_never_retried(tmp_path: Path) -> None:
+    disk = Disk()
+    shards = Shards(tmp_path, 1, files=disk)
+    shards.post([FLOW])
+    disk.sync_error = errno.EIO
+    with pytest.raises(WalPoisoned):
+        shards.post([FLOW])
+    tried = disk.syncs
+    disk.sync_error = None
+    with pytest.raises(WalPoisoned):
+        shards.post([FLOW])
+    assert disk.syncs == tried
+    assert shards.totals() == plain_sum([FLOW])
+
+
+def test_little_free_disk_makes_a_store_read_only(tmp_path: Path) -> None:
+    config = Config(
+        wal=WalConfig(segment_bytes=64 * 1024), limits=LimitsConfig(free_disk_bytes=2**62)
+    )
+    shards = Shards(tmp_path, 1, config=config)
+    assert not shards.stores[0].writable
+    assert Shards(tmp_path / "other", 1, config=SMALL).stores[0].writable
+
+
+def test_recovery_tells_its_progress_and_what_it_did(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    shards.post(batch(1))
+    shards.stores[0].checkpoint()
+    shards.post(batch(2))
+    shards.open()
+    report = shards.stores[0].recovery
+    assert (report.rows_loaded, report.records, report.flows) == (50, 1, 50)
+    assert report.torn_bytes == 0
+    assert report.seconds > 0
+
+
+def test_interval_sync_makes_a_checkpoint_sync_the_log_first(tmp_path: Path) -> None:
+    config = Config(
+        wal=WalConfig(sync="interval", segment_bytes=64 * 1024),
+        limits=LimitsConfig(free_disk_bytes=0),
+    )
+    shards = Shards(tmp_path, 1, config=config)
+    shards.post(batch(1))
+    shards.stores[0].checkpoint()
+    shards.open()
+    assert shards.totals() == plain_sum(batch(1))
+    assert shards.stores[0].recovery.rows_loaded == 50
+
+
+def _json(flow: dict[str, Any]) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(flow)
+
+
+def _frame(shards: Shards, flows: list[dict[str, Any]]) -> bytes:
+    from flowd.kernel import BodyFormat
+
+    body = b"[" + b",".join(map(_json, flows)) + b"]"
+    split = shards.kernel.split(
+        body, BodyFormat.JSON, shard_count=1, seed=1, flows_max=1000, skip_bad=False
+    )
+    return split.frames[0]
+
+
+def test_store_reopens_through_its_own_class(tmp_path: Path) -> None:
+    assert isinstance(Shards(tmp_path, 1).stores[0], Store)
