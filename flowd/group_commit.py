@@ -14,9 +14,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import structlog
-
 from flowd.errors import WalFull
+from flowd.logs import get_logger
 from flowd.metrics import WorkerMetrics
 from flowd.protocol import AppendHeader
 from flowd.store import Checkpointer, Group, Staged, Store
@@ -26,7 +25,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _T = TypeVar("_T")
 
-log = structlog.get_logger("flowd.group_commit")
+log = get_logger()
 
 
 class GroupCommit:

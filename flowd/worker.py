@@ -9,16 +9,17 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from flowd.config import Config
 from flowd.errors import FlowdError, FrameError, ProtocolError
 from flowd.group_commit import GroupCommit
 from flowd.kernel.interface import Kernel
+from flowd.logs import get_logger
 from flowd.metrics import WorkerMetrics, snapshot
 from flowd.protocol import (
     Appended,
@@ -42,7 +43,7 @@ from flowd.store import Staged, Store
 _STATUS_SECONDS = 0.1
 _EXIT_FATAL = 1
 
-log = structlog.get_logger("flowd.worker")
+log = get_logger()
 
 
 async def serve_worker(
@@ -54,6 +55,7 @@ async def serve_worker(
     registry: CollectorRegistry,
     socket_path: Path,
     hello: Hello,
+    ready: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
     """Serve one shard until told to stop, then sync and close it.
@@ -66,13 +68,14 @@ async def serve_worker(
         registry: what METRICS answers.
         socket_path: where to listen; a socket left there by a dead process is replaced.
         hello: what to tell those who connect.
+        ready: called once the socket is there.
         stop: set to drain.
 
     Raises:
         OSError: the socket cannot be made.
     """
     worker = Worker(config, kernel, store, metrics, registry, hello)
-    await worker.serve(socket_path, stop)
+    await worker.serve(socket_path, ready, stop)
 
 
 class Worker:
@@ -103,13 +106,16 @@ class Worker:
         metrics.recovery_records.set(store.recovery.records)
         metrics.torn_tails.inc(1 if store.recovery.torn_bytes else 0)
 
-    async def serve(self, socket_path: Path, stop: asyncio.Event) -> None:
+    async def serve(
+        self, socket_path: Path, ready: Callable[[], None], stop: asyncio.Event
+    ) -> None:
         """See `serve_worker`."""
         loop = asyncio.get_running_loop()
         listening = _listen(socket_path)
         server = await loop.create_unix_server(lambda: Connection(self), sock=listening)
         self.commits.start()
         telling = loop.create_task(self._tell_status())
+        ready()
         await stop.wait()
         telling.cancel()
         server.close()
