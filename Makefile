@@ -1,0 +1,72 @@
+# All one needs is Python 3.11 or later and make. `make run` and `make test` do all of the set-up.
+
+# A version that is known to work is taken before whatever else there is.
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# More arguments for `make run`, `make test` and `make bench`: make run ARGS="--shards 4"
+ARGS ?=
+
+.PHONY: help setup run test check bench lock clean
+
+help:
+	@echo 'make run     set up and serve on http://127.0.0.1:8000, data in ./data'
+	@echo 'make setup   only set up: flowd is then .venv/bin/flowd'
+	@echo 'make test    run the tests, and demand the branch coverage'
+	@echo 'make check   formatting, lint, types, layers: what CI runs before the tests'
+	@echo 'make bench   measure speed and sizes: a table, and bench.json'
+	@echo 'make lock    write the lock files anew, as pyproject.toml allows'
+	@echo 'make clean   remove all that make has made, but never ./data'
+
+setup: $(VENV)/flowd-installed
+
+run: setup
+	$(BIN)/flowd serve --listen 127.0.0.1:8000 --data-dir ./data $(ARGS)
+
+# The report comes before pytest's closing line; see pyproject.toml for what is measured.
+test: $(VENV)/dev-installed
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+check: $(VENV)/dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/flowd-installed
+	$(BIN)/python -m loadtest.bench --json bench.json $(ARGS)
+
+# --universal: one lock for every platform and Python that pyproject.toml allows.
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --upgrade --custom-compile-command 'make lock'
+
+lock: $(VENV)/dev-installed
+	$(UV_COMPILE) --group build --output-file requirements.lock
+	$(UV_COMPILE) --group build --group dev --constraint requirements.lock \
+		--output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .coverage .coverage.* bench.json
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find flowd tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make the second run quick: they are older than what they depend on only after a change.
+$(VENV)/flowd-installed: $(BIN)/python requirements.lock pyproject.toml
+	@echo 'Installing the locked dependencies of flowd ...'
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev-installed: $(VENV)/flowd-installed requirements-dev.lock
+	@echo 'Installing what tests and checks need ...'
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'flowd needs Python 3.11 or later, and $(PYTHON) is not that.' >&2; \
+		echo 'Name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)' >&2; exit 1; }
+	@echo 'Making a virtual environment in $(VENV) ...'
+	@$(PYTHON) -m venv --clear $(VENV)
