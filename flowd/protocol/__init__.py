@@ -12,6 +12,7 @@ and nothing else, after which the connection must be closed: the next message ca
 """
 
 from flowd.protocol.payloads import (
+    FRAME_BYTES_MAX,
     PAGE_ROWS_MAX,
     PROTOCOL_VERSION,
     Appended,
@@ -48,6 +49,7 @@ from flowd.protocol.stream import (
 )
 
 __all__ = [
+    "FRAME_BYTES_MAX",
     "PAGE_ROWS_MAX",
     "PAYLOAD_BYTES_MAX",
     "PROTOCOL_VERSION",

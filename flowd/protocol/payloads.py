@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from flowd.errors import ProtocolError
 from flowd.flow import COUNTER_MAX, HOUR_MAX, RowKey
-from flowd.protocol.stream import MessageType
+from flowd.protocol.stream import PAYLOAD_BYTES_MAX, MessageType
 from flowd.query import Query
 
 PROTOCOL_VERSION: Final = 1
@@ -26,6 +26,9 @@ _APPEND = struct.Struct("<16sQQQ")
 _APPENDED = struct.Struct("<B7xQQQQ")
 _PROBED = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
+
+FRAME_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - _APPEND.size
+"""The longest frame that fits an APPEND."""
 
 Count = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 
