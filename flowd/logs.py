@@ -131,7 +131,9 @@ def _put_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     head = {name: event.pop(name) for name in ("timestamp", "level", "process", "event")}
-    return _escape_json(json.dumps(head | dict(event), default=str, ensure_ascii=False))
+    return escape_control_characters(
+        json.dumps(head | dict(event), default=str, ensure_ascii=False)
+    )
 
 
 def _render_console(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -139,16 +141,16 @@ def _render_console(_logger: WrappedLogger, _method: str, event: EventDict) -> s
         str(event.pop(name)) for name in ("timestamp", "level", "process", "event")
     )
     members = "".join(f" {name}={_console_value(value)}" for name, value in event.items())
-    return f"{timestamp} {level:<7} {process:<10} {_escape_json(text)}{members}"
+    return f"{timestamp} {level:<7} {process:<10} {escape_control_characters(text)}{members}"
 
 
 def _console_value(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     if _PLAIN_VALUE.fullmatch(text) and not _CONTROL_CHARACTERS.search(text):
         return text
-    return _escape_json(json.dumps(text, ensure_ascii=False))
+    return escape_control_characters(json.dumps(text, ensure_ascii=False))
 
 
-def _escape_json(text: str) -> str:
-    """Escape the control characters, as JSON strings may have them escaped."""
+def escape_control_characters(text: str) -> str:
+    """Replace control characters and line breaks by their JSON escapes."""
     return _CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

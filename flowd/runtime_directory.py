@@ -71,7 +71,8 @@ class RuntimeDirectory:
             )
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_private(path)
+            # A link where anybody may lay one can be a trap; one that was asked for is not.
+            _check_private(path, path.stat() if configured else path.lstat())
             lock = DirectoryLock.acquire(path / "LOCK")
             if lock is None:
                 raise FlowdError(f"{path}: another flowd is running on this runtime directory")
@@ -101,10 +102,9 @@ def _default_path(data_dir: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"flowd-{os.geteuid()}-{digest}"
 
 
-def _check_private(path: Path) -> None:
-    """Refuse a directory that others may enter, or a link that others may have laid."""
-    found = path.lstat()
-    mode = stat.S_IMODE(found.st_mode)
+def _check_private(path: Path, found: os.stat_result) -> None:
+    """Refuse what others may enter, or have made."""
+    mode = found.st_mode & 0o777  # not the group bit, which may be inherited
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or mode != 0o700:
         raise ConfigError(
             f"{path}: must be a directory of user {os.geteuid()} with mode 0700 (it has user "
