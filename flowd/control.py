@@ -22,6 +22,7 @@ EXIT_CONFIG: Final = 78
 
 LINE_BYTES_MAX: Final = 64 * 1024
 
+KernelName = Literal["native", "reference"]
 Role = Literal["worker", "router"]
 Event = Literal["beat", "progress", "ready", "failed"]
 
@@ -48,7 +49,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     runtime_dir: str
     boot: str
-    kernel: str
+    kernel: KernelName
     listen_descriptor: int | None = None
 
     @property
