@@ -6,6 +6,8 @@ So that tests can lose, reorder and tear what it writes.
 blocks and is made from a shard's one I/O thread (or from `Store.open`, before there is a loop).
 """
 
+import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -109,14 +111,18 @@ class LocalFile:
 
     def write(self, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
         """See `File.write`."""
-        pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
-        while pending:
-            written = os.pwritev(self._descriptor, pending[:_BUFFERS_A_CALL], offset)
+        pending = [buffer for buffer in buffers if len(buffer)]
+        first = 0
+        while first < len(pending):
+            written = os.pwritev(self._descriptor, pending[first : first + _BUFFERS_A_CALL], offset)
+            if written <= 0:
+                raise OSError(errno.EIO, "the system wrote nothing and gave no reason")
             offset += written
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
+            while first < len(pending) and written >= len(pending[first]):
+                written -= len(pending[first])
+                first += 1
             if written:
-                pending[0] = pending[0][written:]
+                pending[first] = memoryview(pending[first])[written:]
 
     def sync(self) -> None:
         """See `File.sync`."""
@@ -163,6 +169,11 @@ class LocalFileSystem:
     def make_dir(self, path: Path) -> None:
         """See `FileSystem.make_dir`."""
         missing = [p for p in (path, *path.parents) if not p.exists()]
+        present = missing[-1].parent if missing else path
+        # Whoever made it may have been killed before its name was durable; a parent that cannot be
+        # opened is not one that flowd makes directories in.
+        with contextlib.suppress(PermissionError):
+            self.sync_dir(present.parent)
         for directory in reversed(missing):
             directory.mkdir(mode=0o750, exist_ok=True)
             self.sync_dir(directory.parent)
@@ -208,10 +219,14 @@ def write_atomically(files: FileSystem, path: Path, content: Sequence[bytes | me
     files.unlink(temporary)
     handle = files.create(temporary)
     try:
-        handle.write(0, content)
-        handle.sync()
-    finally:
-        handle.close()
+        try:
+            handle.write(0, content)
+            handle.sync()
+        finally:
+            handle.close()
+    except OSError:
+        files.unlink(temporary)  # what did not fit should not keep the disk full
+        raise
     files.rename(temporary, path)
     files.sync_dir(path.parent)
 
@@ -231,6 +246,9 @@ class DirectoryLock:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError:
+            os.close(descriptor)
+            raise
         return cls(descriptor)
 
     def release(self) -> None:
