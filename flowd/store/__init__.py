@@ -252,7 +252,8 @@ class Store:
         """Look at the disk again; returns `writable`."""
         free = self._files.free_bytes(self._directory)
         self._free_disk = free >= self._config.limits.free_disk_bytes
-        self._writer.prepare_spare()
+        if not self._writer.has_room:
+            self._writer.prepare_spare()
         return self.writable
 
     @property

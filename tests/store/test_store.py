@@ -4,13 +4,14 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowd.config import Config, LimitsConfig, WalConfig
 from flowd.errors import FrameError, WalCorruption, WalFull, WalPoisoned
 from flowd.filesystem import LocalFile, LocalFileSystem
+from flowd.kernel import BodyFormat
 from flowd.protocol import AppendHeader
-from flowd.store import Store
 from tests.store.shards import SMALL, Shards, plain_sum
 
 FLOW = {"src_app": "foo", "dest_app": "bar", "vpc_id": "v", "bytes_tx": 1, "bytes_rx": 2, "hour": 9}
@@ -41,14 +42,7 @@ def test_a_keyed_batch_counts_once_across_a_restart_and_a_checkpoint(tmp_path: P
 def test_an_in_flight_id_waits_for_the_first_copys_record(tmp_path: Path) -> None:
     shards = Shards(tmp_path, 1)
     store = shards.stores[0]
-    frame = shards.kernel.split(
-        b"[" + b",".join([_json(FLOW)]) + b"]",
-        "json",  # type: ignore[arg-type]  # a StrEnum's value
-        shard_count=1,
-        seed=1,
-        flows_max=10,
-        skip_bad=False,
-    ).frames[0]
+    frame = _frame(shards, [FLOW])
     first = store.stage(AppendHeader(5, 0, 0, 1), frame)
     second = store.stage(AppendHeader(5, 0, 0, 1), frame)
     assert (second.lsn, second.duplicate) == (first.lsn, True)
@@ -251,21 +245,13 @@ def test_interval_sync_makes_a_checkpoint_sync_the_log_first(tmp_path: Path) -> 
     assert shards.stores[0].recovery.rows_loaded == 50
 
 
-def _json(flow: dict[str, Any]) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(flow)
-
-
 def _frame(shards: Shards, flows: list[dict[str, Any]]) -> bytes:
-    from flowd.kernel import BodyFormat
-
-    body = b"[" + b",".join(map(_json, flows)) + b"]"
     split = shards.kernel.split(
-        body, BodyFormat.JSON, shard_count=1, seed=1, flows_max=1000, skip_bad=False
+        msgspec.json.encode(flows),
+        BodyFormat.JSON,
+        shard_count=1,
+        seed=1,
+        flows_max=1000,
+        skip_bad=False,
     )
     return split.frames[0]
-
-
-def test_store_reopens_through_its_own_class(tmp_path: Path) -> None:
-    assert isinstance(Shards(tmp_path, 1).stores[0], Store)
