@@ -8,8 +8,10 @@ rows mean, and whether two of them may be equal, is the business of whoever aske
 """
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, chain, count, pairwise
+from operator import add
 from typing import Final, NamedTuple, TypeVar
 
 from flowd.errors import FrameError
@@ -22,7 +24,7 @@ HEADER_BYTES: Final = 32
 _HEADER: Final = struct.Struct("<8B4IQ")
 _NAME_WIDTHS: Final = frozenset((0, 1, 2, 4))
 _SUM_WIDTHS: Final = frozenset((1, 2, 4, 8))
-_TYPECODES: Final = {2: "H", 4: "I", 8: "Q"}
+_TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 _Name = TypeVar("_Name")
 
@@ -87,13 +89,13 @@ class Frame:
 
 
 class FrameSlice:
-    """The rows `start` … `start + flows - 1` of a frame, all of one hour."""
+    """`flows` rows of a frame, all of one hour: the rows `span`."""
 
-    __slots__ = ("flows", "frame", "start")
+    __slots__ = ("flows", "frame", "span")
 
     def __init__(self, frame: Frame, start: int, flows: int) -> None:
         self.frame = frame
-        self.start = start
+        self.span = slice(start, start + flows)
         self.flows = flows
 
 
@@ -106,9 +108,9 @@ def number_names(walk: Iterable[_Name]) -> tuple[list[_Name], list[int]]:
     Returns:
         The distinct ones, and for each step of the walk the number of its name.
     """
-    steps = list(walk)
-    numbers = dict(zip(dict.fromkeys(steps), count(), strict=False))
-    return list(numbers), list(map(numbers.__getitem__, steps))
+    numbers: defaultdict[_Name, int] = defaultdict(count().__next__)
+    steps = list(map(numbers.__getitem__, walk))
+    return list(numbers), steps
 
 
 def encode_frame(
@@ -131,18 +133,17 @@ def encode_frame(
     rows = len(tx)
     widths = [_name_width(column, len(names)) for column in name_columns]
     widths += [_width(max(tx, default=0)), _width(max(rx, default=0))]
+    joined = b"".join(names)
     header = _HEADER.pack(
-        FRAME_VERSION, 0, *widths, 0, rows, len(names), sum(map(len, names)), len(groups), 0
+        FRAME_VERSION, 0, *widths, 0, rows, len(names), len(joined), len(groups), 0
     )
-    parts = [header, struct.pack(f"<{2 * len(groups)}I", *(n for group in groups for n in group))]
-    parts.append(bytes([len(name) - 1 for name in names]))
-    parts += names
-    parts += [
-        bytes(column) if width == 1 else struct.pack(f"<{rows}{_TYPECODES[width]}", *column)
+    directory = struct.pack(f"<{2 * len(groups)}I", *chain.from_iterable(groups))
+    columns = [
+        struct.pack(f"<{rows}{_TYPECODES[width]}", *column)
         for width, column in zip(widths, (*name_columns, tx, rx), strict=True)
         if column is not None
     ]
-    return b"".join(parts)
+    return b"".join((header, directory, bytes([len(n) - 1 for n in names]), joined, *columns))
 
 
 def read_header(frame: bytes | memoryview) -> FrameHeader:
@@ -205,7 +206,8 @@ def _check_groups(groups: list[tuple[int, int]], rows: int) -> None:
 
 def _decode_names(data: bytes, offset: int, header: FrameHeader) -> list[bytes]:
     start = offset + header.names
-    ends = list(accumulate((size + 1 for size in data[offset:start]), initial=0))
+    sizes = data[offset:start]  # one less than they are
+    ends = [0, *map(add, accumulate(sizes), count(1))]
     if ends[-1] != header.name_bytes:
         raise FrameError(f"frame with {header.name_bytes} bytes of names that end at {ends[-1]}")
     joined = data[start : start + header.name_bytes]

@@ -4,7 +4,7 @@ Columns, not flows, are what it works on: each step is one C loop over a column.
 with a body is found and worded by `inspection`.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -106,11 +106,14 @@ def _encode(columns: _Columns, rows: Sequence[int]) -> bytes:
     pick = _picker(rows)
     src, dest, vpc, tx, rx, hours = map(pick, columns)
     names, numbers = number_names(chain.from_iterable(zip(src, dest, vpc, strict=True)))
-    groups = sorted(Counter(hours).items())
-    by_hour = _picker(sorted(range(len(rows)), key=hours.__getitem__))  # a stable sort
+    rows_of: defaultdict[int, list[int]] = defaultdict(list)
+    for row, hour in enumerate(hours):
+        rows_of[hour].append(row)
+    groups = sorted(rows_of.items())
+    by_hour = _picker(list(chain.from_iterable(members for _, members in groups)))
     return encode_frame(
         [name[2:] for name in names],
-        groups,
+        [(hour, len(members)) for hour, members in groups],
         [by_hour(numbers[column::3]) for column in range(3)],
         by_hour(tx),
         by_hour(rx),

@@ -62,7 +62,8 @@ class ReferenceTable:
 
     def apply(self, part: Slice, lsn: int) -> int:
         """See `interface.Table.apply`."""
-        frame, span = _span(part)
+        part = _own(part)
+        frame, span = part.frame, part.span
         keys: Sequence[RowIds] = self._names.row_keys(frame)[span]
         tx, rx = frame.tx[span], frame.rx[span]
         if lsn <= self._loaded_lsn_max:
@@ -76,8 +77,9 @@ class ReferenceTable:
 
     def count_new(self, part: Slice) -> int:
         """See `interface.Table.count_new`."""
-        frame, span = _span(part)
-        return len(set(self._names.find_row_keys(frame)[span]).difference(self._places))
+        part = _own(part)
+        keys = self._names.find_row_keys(part.frame)[part.span]
+        return len(set(keys).difference(self._places))
 
     def page(
         self, hour: int, filters: Filters, group: Sequence[str], after: RowKey | None, limit: int
@@ -135,7 +137,7 @@ class ReferenceTable:
         self._rx_total = rx_total
         tx_sums, rx_sums = self._rows.tx, self._rows.rx
         place_of = self._places.setdefault
-        before = rows = self.rows
+        before = rows = len(self._places)
         for key, more_tx, more_rx in zip(keys, tx, rx, strict=True):
             place = place_of(key, rows)
             if place == rows:
@@ -192,7 +194,7 @@ class ReferenceTable:
             raise FrameError("a block with a row that is there already")
 
 
-def _span(part: Slice) -> tuple[Frame, slice]:
+def _own(part: Slice) -> FrameSlice:
     if not isinstance(part, FrameSlice):
         raise TypeError(f"a slice of another kernel: {part!r}")
-    return part.frame, slice(part.start, part.start + part.flows)
+    return part
