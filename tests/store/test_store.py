@@ -1,6 +1,5 @@
 """A store keeps what it acknowledged, and says so when it cannot."""
 
-import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import pytest
 
 from flowd.config import Config, LimitsConfig, WalConfig
 from flowd.errors import FrameError, WalCorruption, WalFull, WalPoisoned
-from flowd.filesystem import LocalFile, LocalFileSystem
 from flowd.kernel import BodyFormat
 from flowd.protocol import AppendHeader
+from tests.faulty_files import Fault, FaultyFileSystem, disk_broken, disk_full
 from tests.store.shards import SMALL, Shards, plain_sum
 
 FLOW = {"src_app": "foo", "dest_app": "bar", "vpc_id": "v", "bytes_tx": 1, "bytes_rx": 2, "hour": 9}
@@ -124,37 +123,11 @@ def test_with_both_checkpoints_damaged_the_shard_refuses_and_names_the_causes(
     assert all(path.exists() for path in manifests)
 
 
-class Disk(LocalFileSystem):
-    """The real disk, which fails when told to."""
-
-    def __init__(self) -> None:
-        self.create_error: int | None = None
-        self.sync_error: int | None = None
-        self.syncs = 0
-
-    def create(self, path: Path) -> LocalFile:
-        if self.create_error is not None:
-            raise OSError(self.create_error, "told to fail", str(path))
-        handle = super().create(path)
-        handle.__class__ = type("DiskFile", (_DiskFile,), {"disk": self})
-        return handle
-
-
-class _DiskFile(LocalFile):
-    disk: Disk
-
-    def sync(self) -> None:
-        self.disk.syncs += 1
-        if self.disk.sync_error is not None:
-            raise OSError(self.disk.sync_error, "told to fail")
-        super().sync()
-
-
 def test_a_full_disk_stops_appends_and_they_go_on_when_there_is_room(tmp_path: Path) -> None:
-    disk = Disk()
+    disk = FaultyFileSystem()
     shards = Shards(tmp_path, 1, files=disk)
     store = shards.stores[0]
-    disk.create_error = errno.ENOSPC
+    disk.fault = Fault("create", 1, disk_full(), lasting=True)
     sent: list[dict[str, Any]] = []
     number = 0
     while store.writable:
@@ -162,17 +135,17 @@ def test_a_full_disk_stops_appends_and_they_go_on_when_there_is_room(tmp_path: P
         shards.post(flows)
         number += 1
     assert shards.totals() == plain_sum(sent)
-    disk.create_error = None
+    disk.fault = None
     assert store.check_space()
     shards.post(sent[:10])
     assert shards.totals() == plain_sum([*sent, *sent[:10]])
 
 
 def test_a_group_refused_by_a_full_disk_is_written_later_and_counted_once(tmp_path: Path) -> None:
-    disk = Disk()
+    disk = FaultyFileSystem()
     shards = Shards(tmp_path, 1, files=disk)
     store = shards.stores[0]
-    disk.create_error = errno.ENOSPC
+    disk.fault = Fault("create", 1, disk_full(), lasting=True)
     sent: list[dict[str, Any]] = []
     group = None
     for number in range(100):
@@ -188,7 +161,7 @@ def test_a_group_refused_by_a_full_disk_is_written_later_and_counted_once(tmp_pa
             break
         store.apply(group)
     assert group is not None
-    disk.create_error = None
+    disk.fault = None
     store.write(group)
     store.apply(group)
     assert shards.totals() == plain_sum(sent)
@@ -197,17 +170,16 @@ def test_a_group_refused_by_a_full_disk_is_written_later_and_counted_once(tmp_pa
 
 
 def test_a_failed_sync_poisons_for_good_and_is_never_retried(tmp_path: Path) -> None:
-    disk = Disk()
+    disk = FaultyFileSystem()
     shards = Shards(tmp_path, 1, files=disk)
     shards.post([FLOW])
-    disk.sync_error = errno.EIO
+    disk.fault = Fault("sync", 1, disk_broken())
     with pytest.raises(WalPoisoned):
         shards.post([FLOW])
-    tried = disk.syncs
-    disk.sync_error = None
+    calls = len(disk.calls)
     with pytest.raises(WalPoisoned):
         shards.post([FLOW])
-    assert disk.syncs == tried
+    assert len(disk.calls) == calls
     assert shards.totals() == plain_sum([FLOW])
 
 
