@@ -60,6 +60,7 @@ class FlowdProcess:
         config: Mapping[str, object] | None = None,
         listen: str = "127.0.0.1:0",
     ) -> None:
+        directory = directory.absolute()
         self.data_dir = directory / "data"
         self.log_path = directory / "flowd.log"
         # Socket addresses are short, so the sockets cannot live under a test's long directory name.
@@ -113,9 +114,16 @@ class FlowdProcess:
                 found[f"{role}-{index}"] = pid
         return found
 
-    def cpu_seconds(self) -> float:
-        """Tell the CPU time that all of flowd has taken, processes that ended included."""
-        return sum(procfs.cpu_seconds(pid) or 0.0 for pid in self.pids().values())
+    def cpu_seconds_by_role(self) -> dict[str, float]:
+        """Tell the CPU time taken by supervisor, routers and workers, threads and all.
+
+        Processes that ended count for the supervisor, which waited for them.
+        """
+        seconds: dict[str, float] = {}
+        for name, pid in self.pids().items():
+            role = name.partition("-")[0]
+            seconds[role] = seconds.get(role, 0.0) + (procfs.cpu_seconds(pid) or 0.0)
+        return seconds
 
     def resident_bytes(self, role: str) -> int:
         """Tell the memory of all processes of a role (`worker`, `router`) together."""
