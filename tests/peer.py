@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import msgspec
+
 from flowd.errors import FrameError
 from flowd.kernel import load_kernel
 from flowd.protocol import (
@@ -117,8 +119,7 @@ class Peer:
 
     def push_status(self, **changes: object) -> None:
         """Tell all connections the status, with changes."""
-        members = {name: getattr(self.status(), name) for name in Status.__struct_fields__}
-        status = Status(**(members | changes))  # type: ignore[arg-type]  # a test's own business
+        status = msgspec.structs.replace(self.status(), **changes)
         for connection in self.connections:
             connection.send(MessageType.STATUS, 0, pack(status))
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -196,7 +197,7 @@ def test_it_works_on_uvloop_as_well(socket_path: Path) -> None:
 async def test_without_a_worker_everything_is_refused(socket_path: Path) -> None:
     client = WorkerClient(socket_path, shard=7, shard_count=8, boot=BOOT)
     client.start()
-    calls: list[Callable[[], Awaitable[object]]] = [
+    calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: client.append(UNKEYED, b"frame"),
         lambda: client.probe(b"frame"),
         lambda: client.query(ALL),
@@ -248,7 +249,11 @@ async def test_an_append_on_a_lost_connection_is_of_unknown_outcome(peer: Peer) 
 async def test_reads_on_a_lost_connection_are_unavailable(peer: Peer) -> None:
     async with connected_client(peer.path) as client:
         peer.hold(MessageType.PROBE, MessageType.QUERY, MessageType.BUCKETS)
-        reads = [client.probe(frame_of(1)), client.query(ALL), client.buckets(digest=False)]
+        reads: list[Awaitable[Any]] = [
+            client.probe(frame_of(1)),
+            client.query(ALL),
+            client.buckets(digest=False),
+        ]
         await until(lambda: len(peer.requests) == 3)
         peer.drop()
 

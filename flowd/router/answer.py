@@ -79,6 +79,13 @@ class LocalAnswer:
                 return text
         raise StopAsyncIteration
 
+    async def close(self) -> None:
+        """See `Answer.close`."""
+        self._ended = True
+        for page in self._coming.values():
+            page.cancel()
+        self._coming.clear()
+
     def _ask(self, source: int) -> None:
         request = QueryRequest(self._query, self._after[source], self._page_rows)
         self._coming[source] = self._clients[source].query(request)

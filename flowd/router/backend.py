@@ -72,6 +72,10 @@ class Answer(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Give up what is on its way; needed by whoever does not iterate to the end."""
+        ...
+
 
 class Backend(Protocol):
     """Where the rows are."""
@@ -81,8 +85,18 @@ class Backend(Protocol):
         """The highest key time whose batch may have been forgotten, in ms since 1970."""
         ...
 
+    @property
+    def shards_total(self) -> int:
+        """How many shards there are."""
+        ...
+
+    @property
+    def shards_ready(self) -> int:
+        """How many of them answer now."""
+        ...
+
     def unavailable(self) -> tuple[int, ...]:
-        """Name the shards that do not answer now; none when the backend is ready."""
+        """Name the others."""
         ...
 
     def start(self) -> None:

@@ -62,6 +62,16 @@ class LocalBackend:
         """See `Backend.floor_ms`."""
         return max(client.status.floor_ms for client in self._clients)
 
+    @property
+    def shards_total(self) -> int:
+        """See `Backend.shards_total`."""
+        return len(self._clients)
+
+    @property
+    def shards_ready(self) -> int:
+        """See `Backend.shards_ready`."""
+        return self.shards_total - len(self.unavailable())
+
     def unavailable(self) -> tuple[int, ...]:
         """See `Backend.unavailable`."""
         return tuple(client.shard for client in self._clients if not client.connected)
