@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
 from flowd import __version__
-from flowd.client import AnsweredRow, ask_flows, parse_hour
+from flowd.client import AnsweredRow, ask_flows, parse_hour, read_rows
 from flowd.config import Config, LoadedConfig, format_config, load_config
 from flowd.control import EXIT_CONFIG, Assignment, KernelName, Role
 from flowd.data_directory import DataDirectory
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: without the program's name; None for the process's own.
     """
     try:
-        status = commands.main(arguments, prog_name="flowd", standalone_mode=False)
+        status = commands.main(arguments, prog_name="flowd", standalone_mode=False) or 0
     except click.ClickException as error:
         status = _complain(error.format_message(), error.exit_code)
     except ConfigError as error:
@@ -227,11 +226,12 @@ def query(
 
     answer = ask_flows(url, parameters)
     if form == "table":
-        _print_table(msgspec.json.decode(b"".join(answer.content), type=list[AnsweredRow]))
+        _print_table(read_rows(url, answer))
     else:
-        for chunk in answer.content:
-            click.echo(chunk, nl=False)
-        if form == "json":
+        last = b""
+        for last in answer.content:
+            click.echo(last, nl=False)
+        if not last.endswith(b"\n"):
             click.echo()
     if answer.has_more:
         click.echo(f"flowd: the first {limit:,} rows; there are more (--limit)", err=True)

@@ -3,6 +3,7 @@
 An answer that was cut off is an error and never a shorter answer.
 """
 
+import contextlib
 import http.client
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -89,20 +90,31 @@ def ask_flows(url: str, parameters: Sequence[tuple[str, str]]) -> Answer:
     place = urlsplit(url)
     target = f"{place.path.rstrip('/')}/flows?{urlencode(parameters)}"
     connection = _connect(url)
-    try:
-        connection.request("GET", target, headers={"Accept-Encoding": "identity"})
-        response = connection.getresponse()
-        if response.status != 200:
-            problem = response.read(_PROBLEM_BYTES_MAX)
-            raise ClientError(f"{url}: {response.status} {_describe(response, problem)}")
-    except (OSError, http.client.HTTPException) as error:
-        connection.close()
-        raise ClientError(f"{url}: {_reason(error)}") from error
-    except ClientError:
-        connection.close()
-        raise
+    with contextlib.ExitStack() as stack:
+        stack.callback(connection.close)
+        try:
+            connection.request("GET", target, headers={"Accept-Encoding": "identity"})
+            response = connection.getresponse()
+            if response.status != 200:
+                problem = response.read(_PROBLEM_BYTES_MAX)
+                raise ClientError(f"{url}: {response.status} {_describe(response, problem)}")
+        except (OSError, http.client.HTTPException) as error:
+            raise ClientError(f"{url}: {_reason(error)}") from error
+        stack.pop_all()  # from here on the reader closes it
     has_more = 'rel="next"' in response.getheader("Link", "")
     return Answer(_read(url, connection, response), has_more)
+
+
+def read_rows(url: str, answer: Answer) -> list[AnsweredRow]:
+    """Read a whole answer in JSON.
+
+    Raises:
+        ClientError: it was cut off, or is no list of rows.
+    """
+    try:
+        return msgspec.json.decode(b"".join(answer.content), type=list[AnsweredRow])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ClientError(f"{url}: not the answer of a flowd: {error}") from None
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
