@@ -149,8 +149,8 @@ class FlowdProcess:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_seconds)
         try:
             connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return Response(answer.status, dict(answer.getheaders()), answer.read())
+            with connection.getresponse() as answer:
+                return Response(answer.status, dict(answer.getheaders()), answer.read())
         finally:
             connection.close()
 

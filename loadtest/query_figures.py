@@ -93,7 +93,7 @@ def _long_answer_figures(flowd: FlowdProcess, rows: int, hours: int, setup: Setu
             "ms",
             100,
             1e3 * fetched.first_byte_seconds,
-            note=f"all {fetched.size_bytes / MIB:,.0f} MiB within {fetched.seconds:.1f} s",
+            note=f"all {fetched.size_bytes / MIB:,.1f} MiB within {fetched.seconds:.1f} s",
             setup=setup,
         ),
         Figure(

@@ -33,7 +33,9 @@ def test_a_quick_run_measures_everything_that_is_there(tmp_path: Path) -> None:
     assert missing == {figure.name for figure in NOT_YET}
     measured = [figure for figure in figures if figure["name"] not in missing]
     assert len(measured) >= 2 * len(MEASUREMENTS)
-    assert all(figure["value"] > 0 for figure in measured if "memory" not in figure["name"])
+    # So few rows may take no page of memory more than none.
+    sizes = ("bytes/row", "MiB")
+    assert all(figure["value"] > 0 for figure in measured if figure["unit"] not in sizes)
     for figure in measured:
         setup = figure["setup"]
         assert setup["kernel"] in ("reference", "native")
