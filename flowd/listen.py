@@ -4,8 +4,10 @@ Loopback alone, unless told: whoever reaches the socket may read and write, as n
 they are.
 """
 
+import errno
 import ipaddress
 import socket
+import time
 from typing import Final
 
 from flowd.config import Config, parse_listen
@@ -13,6 +15,8 @@ from flowd.errors import ConfigError, FlowdError
 
 BACKLOG: Final = 1_024
 """Connections that wait while the routers are busy or one is being restarted."""
+
+_POLL_SECONDS = 0.02
 
 
 class Listener:
@@ -64,14 +68,30 @@ def check_listen(config: Config) -> tuple[socket.AddressFamily, tuple[str, int],
     return family, (literal, port), is_loopback
 
 
-def open_listener(config: Config) -> Listener:
+def open_listener(config: Config, patience_seconds: float = 3.0) -> Listener:
     """Bind and listen where the configuration says.
+
+    Args:
+        config: the settings.
+        patience_seconds: how long to wait for an address in use: the routers of a supervisor that
+            was killed hold it for a moment longer than it lived.
 
     Raises:
         ConfigError: flowd may not listen there.
         FlowdError: the address is in use or cannot be had.
     """
     family, address, is_loopback = check_listen(config)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return Listener(_listen(family, address), is_loopback)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise FlowdError(f"cannot listen on {config.listen}: {error.strerror}") from error
+        time.sleep(_POLL_SECONDS)
+
+
+def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,7 +100,7 @@ def open_listener(config: Config) -> Listener:
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
-    except OSError as error:
+    except OSError:
         listening.close()
-        raise FlowdError(f"cannot listen on {config.listen}: {error.strerror}") from error
-    return Listener(listening, is_loopback)
+        raise
+    return listening

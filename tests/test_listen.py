@@ -1,4 +1,5 @@
 import socket
+import threading
 
 import pytest
 
@@ -34,9 +35,23 @@ def test_a_name_is_looked_up():
 def test_an_address_in_use_is_a_failure_that_may_pass():
     listener = open_listener(Config(listen="127.0.0.1:0"))
     with pytest.raises(FlowdError, match=r"cannot listen on .*: Address already in use") as refusal:
-        open_listener(Config(listen=listener.address))
+        open_listener(Config(listen=listener.address), patience_seconds=0.1)
     assert not isinstance(refusal.value, ConfigError)
     listener.close()
+
+
+def test_an_address_that_is_given_up_in_time_is_taken():
+    listener = open_listener(Config(listen="127.0.0.1:0"))
+    address = listener.address
+    threading.Timer(0.1, listener.close).start()
+    again = open_listener(Config(listen=address))
+    assert again.address == address
+    again.close()
+
+
+def test_an_address_that_is_not_ours_is_refused_at_once():
+    with pytest.raises(FlowdError, match="Cannot assign requested address"):
+        open_listener(Config(listen="192.0.2.1:0", insecure=True), patience_seconds=3_600)
 
 
 def test_the_port_is_free_again_at_once_although_connections_linger():
