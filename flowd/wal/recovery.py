@@ -103,7 +103,7 @@ def recover_log(
             segments=log.segments,
             current=current,
         )
-        if current is None or current.live.used_bytes + SEAL_BYTES > current.capacity_bytes:
+        if writer.spare_is_due:
             writer.prepare_spare()
     except BaseException:
         if current is not None:

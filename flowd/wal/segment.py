@@ -127,6 +127,8 @@ class SpareSegment:
             OSError: it could not be renamed and is still a spare.
         """
         path = self._directory / segment_name(header.first_lsn)
+        if self._files.exists(path):
+            raise FileExistsError(errno.EEXIST, "there is a segment by this name", str(path))
         self._files.rename(self._path, path)
         live = LiveSegment(path, header.first_lsn, SEGMENT_HEADER.size)
         return OpenSegment(live, self._file, header.segment_id, self._capacity_bytes, 0)

@@ -83,6 +83,14 @@ class LogWriter:
         """What the segments hold, without the space that is only reserved."""
         return sum(segment.used_bytes for segment in self._segments)
 
+    @property
+    def spare_is_due(self) -> bool:
+        """Whether less than half of the current segment is left and there is no spare."""
+        if self._spare is not None:
+            return False
+        current = self._current
+        return current is None or current.live.used_bytes * 2 > current.capacity_bytes
+
     def append(self, entries: Sequence[LogEntry]) -> int:
         """Write records; they are durable after the next `sync`.
 
@@ -115,7 +123,9 @@ class LogWriter:
             self._write(entries[start:stop], payload_sizes[start:stop])
             written_bytes += run_bytes
             start = stop
-        self._prepare_spare_when_due()
+        # Once there was no room it is the owner who tries again, not every append.
+        if self.has_room and self.spare_is_due:
+            self.prepare_spare()
         return written_bytes
 
     def sync(self) -> None:
@@ -217,7 +227,8 @@ class LogWriter:
 
     def _make_room(self, size_bytes: int) -> None:
         current = self._current
-        if current is not None and self._is_short(current):
+        # An empty segment grows: the next one would start at the same LSN and have the same name.
+        if current is not None and (self._is_short(current) or current.records == 0):
             self._grow(current, current.live.used_bytes + size_bytes + SEAL_BYTES)
         else:
             self._rotate(SEGMENT_HEADER.size + size_bytes + SEAL_BYTES)
@@ -271,14 +282,6 @@ class LogWriter:
         current.live.used_bytes += SEAL_BYTES
         current.file.close()
         self._current = None
-
-    def _prepare_spare_when_due(self) -> None:
-        current = self._current
-        # Once there was no room it is the owner who tries again, not every append.
-        if current is None or self._spare is not None or not self.has_room:
-            return
-        if current.live.used_bytes * 2 > current.capacity_bytes:
-            self.prepare_spare()
 
     def _take_spare(self, size_bytes: int) -> SpareSegment:
         """Give a spare with at least that much space."""
