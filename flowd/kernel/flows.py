@@ -13,7 +13,7 @@ from msgspec import Meta
 from flowd.errors import BadFlows, Flaw, TooLarge
 from flowd.flow import COUNTER_MAX, HOUR_MAX
 from flowd.kernel.interface import BodyFormat
-from flowd.kernel.nesting import DEPTH_MAX, too_deep
+from flowd.kernel.nesting import too_deep
 
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Hour = Annotated[int, Meta(ge=0, le=HOUR_MAX)]
@@ -60,11 +60,6 @@ def refuse(pointer: str, reason: str) -> BadFlows:
     return BadFlows((Flaw(pointer, reason),), 1)
 
 
-def refuse_depth(pointer: str = "") -> BadFlows:
-    """Make the error for a body that is nested too deeply."""
-    return refuse(pointer, f"must not be nested deeper than {DEPTH_MAX} levels")
-
-
 def check_count(flows: int, flows_max: int) -> None:
     """Refuse a batch of too many flows.
 
@@ -84,16 +79,13 @@ def decode_quickly(body: bytes, body_format: BodyFormat, flows_max: int) -> list
         flows_max: how many flows are allowed.
 
     Raises:
-        BadFlows: nested too deeply.
         TooLarge: too many flows.
     """
     try:
         as_array = body_format is BodyFormat.JSON
         flows = _FLOWS.decode(body) if as_array else FLOW.decode_lines(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
-    except RecursionError as error:
-        raise refuse_depth() from error
     check_count(len(flows), flows_max)
     if not as_array and not _one_a_line(body, len(flows)):
         return None
@@ -101,7 +93,7 @@ def decode_quickly(body: bytes, body_format: BodyFormat, flows_max: int) -> list
         return flows  # six members each: nothing nested, nothing doubled
     outer = 1 if as_array else 0
     if too_deep(body, outer + len(flows), outer + 1):
-        raise refuse_depth()
+        return None
     # msgspec checks each value of a doubled counter. Of a doubled name it keeps the last, and the
     # rule for names has not seen the others. (A key can be spelled with escapes like \u0073.)
     if b"\\u00" in body or any(body.count(key) != len(flows) for key in _NAME_KEYS):

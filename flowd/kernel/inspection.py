@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from flowd.errors import Flaw
+from flowd.errors import BadFlows, Flaw
 from flowd.flow import COUNTER_MAX, HOUR_MAX
 from flowd.kernel.flows import (
     FLOW,
@@ -22,7 +22,6 @@ from flowd.kernel.flows import (
     Hour,
     check_count,
     refuse,
-    refuse_depth,
 )
 from flowd.kernel.interface import BodyFormat
 from flowd.kernel.names import NAME_RULE, name_flaw
@@ -152,7 +151,7 @@ def _array(body: bytes, flows_max: int) -> Iterator[_Element]:
         raise refuse("", f"must be an array of flows, not {_describe(raw)}")
     shape = measure(body)
     if shape.depth > DEPTH_MAX:
-        raise refuse_depth()
+        raise _refuse_depth("")
     check_count(shape.elements, flows_max)
     for index, text in enumerate(_RAWS.decode(body)):
         yield _Element(f"/{index}", "", text)
@@ -167,8 +166,12 @@ def _lines(body: bytes, flows_max: int) -> Iterator[_Element]:
         pointer = f"/{line - 1}"
         raw = _decode_raw(match.group(), pointer, f"line {line}", match.start())
         if too_deep(match.group(), 0, 0):
-            raise refuse_depth(pointer)
+            raise _refuse_depth(pointer)
         yield _Element(pointer, f" (line {line})", raw)
+
+
+def _refuse_depth(pointer: str) -> BadFlows:
+    return refuse(pointer, f"must not be nested deeper than {DEPTH_MAX} levels")
 
 
 def _decode_raw(text: bytes, pointer: str, what: str, offset: int) -> Raw:
@@ -176,7 +179,7 @@ def _decode_raw(text: bytes, pointer: str, what: str, offset: int) -> Raw:
     try:
         return _RAW.decode(text)
     except RecursionError as error:
-        raise refuse_depth(pointer) from error
+        raise _refuse_depth(pointer) from error
     except msgspec.DecodeError as error:
         match = _MALFORMED.fullmatch(str(error))
         # The other thing that msgspec says is that the input is too short.
