@@ -37,7 +37,7 @@ from flowd.protocol import (
 from flowd.worker_client.connection import Connection, Patience
 
 _RECONNECT_SECONDS_MIN: Final = 0.05
-_RECONNECT_SECONDS_MAX: Final = 1.0
+_RECONNECT_SECONDS_MAX: Final = 0.25
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid; see unix(7)
 
 log = get_logger()
