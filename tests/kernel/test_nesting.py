@@ -39,6 +39,10 @@ def test_a_string_may_end_in_another_piece(padding: int) -> None:
     assert measure(text) == (3, 4)
 
 
+def test_a_string_may_fill_pieces_of_its_own() -> None:
+    assert measure(json.dumps([[["[" * 20_000, 1]], 2]).encode()) == (3, 2)
+
+
 @pytest.mark.parametrize(("levels", "deep"), [(512, False), (513, True)])
 def test_513_levels_are_too_deep(levels: int, deep: bool) -> None:
     text = b"[" * levels + b"]" * levels
