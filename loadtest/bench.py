@@ -82,8 +82,6 @@ def main(
     given = {name: value for name, value in chosen.items() if value is not None}
     options = Options(directory=directory, **(sizes | given))  # type: ignore[arg-type] # by click
     directory.mkdir(parents=True, exist_ok=True)
-    # So that a flowd that was started is stopped then, too.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     figures: list[Figure] = []
     failures = 0
     progress = Console(stderr=True)
@@ -109,7 +107,7 @@ def _measure(name: str, options: Options) -> tuple[list[Figure], str | None]:
         return MEASUREMENTS[name](options), None
     except (FlowdFailure, LoadFailure, HTTPException, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
-        return [Figure(name, "", None, None, note=reason.partition("\n")[0])], reason
+        return [Figure(name, "", None, None, note=" ".join(reason.split("\n")[:2]))], reason
 
 
 _QUICK: dict[str, int | float | str | tuple[int, int]] = {
@@ -121,4 +119,6 @@ _QUICK: dict[str, int | float | str | tuple[int, int]] = {
 }
 
 if __name__ == "__main__":
+    # So that a flowd that was started is stopped then, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()
