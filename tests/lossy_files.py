@@ -59,6 +59,14 @@ class Inode:
         self.cache = bytearray(self.disk)
 
 
+class _Lossiest(random.Random):
+    def random(self) -> float:
+        return 1.0
+
+    def choice(self, seq):
+        return seq[0]
+
+
 class LossyFile:
     def __init__(self, files: "LossyFileSystem", inode: Inode) -> None:
         self._files = files
@@ -129,7 +137,9 @@ class LossyFileSystem:
                 raise self._stop
             self.steps_left -= 1
 
-    def power_cut(self, rng: random.Random) -> None:
+    def power_cut(self, rng: random.Random | None = None) -> None:
+        """Lose some of what was not synced, as `rng` has it; all of it without one."""
+        rng = rng or _Lossiest()
         kept = rng.choice((0.0, 0.5, 1.0))
         for path, inode in self._waiting:
             if rng.random() < kept:

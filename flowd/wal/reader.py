@@ -87,8 +87,7 @@ class SegmentReader:
         self.segment_id = header.segment_id
         self.offset = SEGMENT_HEADER.size
         self.next_lsn = first_lsn
-        # A segment is made after the one before it was sealed and synced.
-        self.proven_lsn = max(proven_lsn, first_lsn - 1)
+        self.proven_lsn = proven_lsn
         self.records = 0
         self.sealed = False
 

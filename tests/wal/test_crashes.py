@@ -1,5 +1,7 @@
 """Power cuts, killed processes and failing syncs on a disk that keeps only what was synced."""
 
+import contextlib
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -71,6 +73,27 @@ class Machine:
             if self.rng.random() < 0.1 and len(self.acknowledged) > self.floor:
                 self.floor = self.rng.randint(self.floor, len(self.acknowledged))
                 writer.drop_before(self.floor + 1)
+
+
+def test_a_torn_tail_or_its_copy_is_on_disk_at_any_moment():
+    log = open_log(DIRECTORY, files=(files := LossyFileSystem()))
+    log.writer.append([entry(1, 20), entry(2, 300)])
+    log.writer.sync()
+    name = f"{1:020}.wal"
+    content = bytearray(files.contents(DIRECTORY)[name])
+    content[150] ^= 1
+    torn = bytes(content[136:]).rstrip(b"\0")
+    for first_stop, second_stop in itertools.product(range(14), repeat=2):
+        files = LossyFileSystem(Killed())
+        files.load(DIRECTORY, {name: bytes(content)})
+        for files.steps_left in (first_stop, second_stop):
+            with contextlib.suppress(Killed):
+                open_log(DIRECTORY, files=files)
+        files.power_cut()
+        after = files.contents(DIRECTORY)
+        copy = after.get(f"{name}.broken-136", b"")
+        assert torn in (copy, after[name][136 : 136 + len(torn)])
+    assert torn == copy
 
 
 def live(machine: Machine, lives: int) -> None:

@@ -288,8 +288,9 @@ def test_a_record_costs_no_more_memory_than_the_segment_has():
 
 def test_a_record_header_is_checked_before_its_length_is_used():
     content = segment()
-    huge = RECORD_HEADER.pack(0, 2**32 - 1, 1, 6, SEGMENT_ID, 5, 0)
-    content[END : END + 48] = struct.pack("<I", google_crc32c.value(huge[4:])) + huge[4:]
+    rest = RECORD_HEADER.pack(0, 2**32 - 1, 1, 6, SEGMENT_ID, 5, 0)[4:]
+    stored = google_crc32c.value(rest + bytes(content[END + 48 :]))
+    content[END : END + 48] = struct.pack("<I", stored) + rest
     assert survivors(reader(content)) == ([1, 2, 3, 4, 5], "torn")
 
 
