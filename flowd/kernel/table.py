@@ -135,16 +135,17 @@ class ReferenceTable:
             return self._add_saturating(keys, tx, rx)
         self._tx_total = tx_total
         self._rx_total = rx_total
-        tx_sums, rx_sums = self._rows.tx, self._rows.rx
+        all_keys, tx_sums, rx_sums = self._rows
         place_of = self._places.setdefault
+        add_key, add_tx, add_rx = all_keys.append, tx_sums.append, rx_sums.append
         before = rows = len(self._places)
         for key, more_tx, more_rx in zip(keys, tx, rx, strict=True):
             place = place_of(key, rows)
             if place == rows:
                 rows += 1
-                self._rows.keys.append(key)
-                tx_sums.append(more_tx)
-                rx_sums.append(more_rx)
+                add_key(key)
+                add_tx(more_tx)
+                add_rx(more_rx)
             else:
                 tx_sums[place] += more_tx
                 rx_sums[place] += more_rx
