@@ -1,6 +1,7 @@
 """The real file system with one fault: an error, a short write, or the end of the process."""
 
 import errno
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class FaultyFileSystem(LocalFileSystem):
     def __init__(self, fault: Fault | None = None) -> None:
         self.fault = fault
         self.calls: list[tuple[str, str]] = []
-        self.opened: list[FaultyFile] = []
+        self.opened: weakref.WeakSet[FaultyFile] = weakref.WeakSet()
 
     def call(self, operation: str, path: Path) -> None:
         self.calls.append((operation, path.name))
@@ -90,7 +91,11 @@ class FaultyFile(LocalFile):
         super().__init__(inner._descriptor)
         self.path = path
         self._files = files
-        files.opened.append(self)
+        inner._descriptor = -1
+        files.opened.add(self)
+
+    def __del__(self) -> None:
+        self.close()  # what a "killed" process had open
 
     def write(self, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
         try:

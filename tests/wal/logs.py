@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowd.filesystem import FileSystem, LocalFileSystem
+from flowd.filesystem import FileSystem
 from flowd.wal import (
     LogEntry,
     LogIdentity,
@@ -15,6 +15,7 @@ from flowd.wal import (
     recover_log,
 )
 from flowd.wal.format import SEAL_BYTES, SEGMENT_HEADER, record_bytes
+from tests.faulty_files import FaultyFileSystem
 
 IDENTITY = LogIdentity(bytes(range(16)), generation=1, shard=2, shard_count=3)
 SEGMENT_BYTES = 1024
@@ -74,7 +75,7 @@ def open_log(
         replayed.append(Read(record.lsn, record.type, record.shards, bytes(record.payload)))
 
     recovery = recover_log(
-        files or LocalFileSystem(),
+        files or FaultyFileSystem(),
         directory,
         identity,
         from_lsn=from_lsn,
