@@ -48,23 +48,28 @@ class Splitter:
     ) -> Split:
         """See `interface.Kernel.split`."""
         check_utf8(body)
-        self._names.trim()
-        flows = decode_quickly(body, body_format, flows_max)
-        skipped = 0
-        flaws: tuple[Flaw, ...] = ()
-        columns = None if flows is None else self._check_names(flows)
-        if columns is None:
-            inspected = inspect(body, body_format, flows_max)
-            if inspected.flaws and not skip_bad:
-                raise BadFlows(inspected.flaws, inspected.total)
-            columns = self._columns(inspected.flows)
-            skipped, flaws = inspected.skipped, inspected.flaws
+        try:
+            columns, skipped, flaws = self._decode(body, body_format, flows_max, skip_bad)
+        finally:
+            self._names.trim()
         frames = {
             shard: _encode(columns, rows)
             for shard, rows in enumerate(_divide(columns, seed, shard_count))
             if rows
         }
         return Split(frames, len(columns.hours), skipped, flaws)
+
+    def _decode(
+        self, body: bytes, body_format: BodyFormat, flows_max: int, skip_bad: bool
+    ) -> tuple[_Columns, int, tuple[Flaw, ...]]:
+        flows = decode_quickly(body, body_format, flows_max)
+        columns = None if flows is None else self._check_names(flows)
+        if columns is not None:
+            return columns, 0, ()
+        inspected = inspect(body, body_format, flows_max)
+        if inspected.flaws and not skip_bad:
+            raise BadFlows(inspected.flaws, inspected.total)
+        return self._columns(inspected.flows), inspected.skipped, inspected.flaws
 
     def _check_names(self, flows: list[Flow]) -> _Columns | None:
         try:
