@@ -89,7 +89,8 @@ async def test_a_process_that_hangs_is_left_out_after_the_time_limit(
 async def test_a_process_that_closes_or_speaks_garbage_is_left_out(
     runtime_dir: Path, answer: bytes
 ) -> None:
-    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(16)
         writer.write(answer)
         writer.close()
 
@@ -108,6 +109,7 @@ async def test_what_a_worker_says_unasked_is_passed_over(runtime_dir: Path) -> N
         await reader.readexactly(16)
         for byte in b"".join(encode(MessageType.SNAPSHOT, 1, packed)):
             writer.write(bytes([byte]))
+            await asyncio.sleep(0)  # so that whoever reads gets it in pieces
         writer.close()
 
     server = await asyncio.start_unix_server(speak, runtime_dir / "worker-0.sock")
