@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import msgspec
 
@@ -82,6 +82,13 @@ class Peer:
         self.connections: list[PeerConnection] = []
         self._held_requests: list[tuple[PeerConnection, Message]] = []
         self._server: asyncio.AbstractServer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -66,10 +66,8 @@ def socket_path() -> Iterator[Path]:
 
 @pytest.fixture
 async def peer(socket_path: Path) -> AsyncIterator[Peer]:
-    peer = Peer(socket_path)
-    await peer.start()
-    yield peer
-    await peer.stop()
+    async with Peer(socket_path) as peer:
+        yield peer
 
 
 @asynccontextmanager
@@ -173,9 +171,7 @@ async def test_an_acknowledgement_does_not_make_a_full_worker_writable(peer: Pee
 
 def test_it_works_on_uvloop_as_well(socket_path: Path) -> None:
     async def run() -> None:
-        peer = Peer(socket_path)
-        await peer.start()
-        async with connected_client(peer.path) as client:
+        async with Peer(socket_path) as peer, connected_client(peer.path) as client:
             await client.append(UNKEYED, frame_of(3))
             assert len((await client.query(ALL)).pages) == 1
             peer.hold(MessageType.APPEND)
@@ -185,7 +181,6 @@ def test_it_works_on_uvloop_as_well(socket_path: Path) -> None:
             with pytest.raises(OutcomeUnknown):
                 await lost
             await until(lambda: client.connected)
-        await peer.stop()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
@@ -216,14 +211,12 @@ async def test_a_worker_that_comes_late_is_found(socket_path: Path) -> None:
     client.start()
     with capture_logs() as events:
         await until(lambda: bool(events))
-        peer = Peer(socket_path)
-        await peer.start()
-        await until(lambda: client.connected)
+        async with Peer(socket_path) as peer:
+            await until(lambda: client.connected)
 
+            assert len(peer.connections) == 1
+            await client.close()
     assert [event["event"] for event in events] == ["worker_unavailable", "worker_connected"]
-    assert len(peer.connections) == 1
-    await client.close()
-    await peer.stop()
 
 
 async def test_a_client_that_was_never_started_can_be_closed(socket_path: Path) -> None:
@@ -271,13 +264,11 @@ async def test_a_lost_connection_is_made_again_and_the_last_status_kept_meanwhil
         await until(lambda: not client.connected)
         assert client.status.rows == 3
 
-        successor = Peer(peer.path)
-        await successor.start()
-        await until(lambda: client.connected)
-        assert client.status.rows == 0
-        await client.append(UNKEYED, frame_of(1))
-    assert successor.shard.rows == 1
-    await successor.stop()
+        async with Peer(peer.path) as successor:
+            await until(lambda: client.connected)
+            assert client.status.rows == 0
+            await client.append(UNKEYED, frame_of(1))
+            assert successor.shard.rows == 1
 
 
 async def test_a_worker_killed_in_mid_append_leaves_the_outcome_unknown(socket_path: Path) -> None:
@@ -445,22 +436,19 @@ async def test_a_frame_that_fits_no_message_is_too_large(peer: Peer) -> None:
 async def test_a_worker_that_is_not_the_wanted_one_is_not_used(
     socket_path: Path, shard: int, shard_count: int, boot: str, version: int
 ) -> None:
-    impostor = Peer(socket_path, shard, shard_count, boot=boot, version=version)
-    await impostor.start()
     client = WorkerClient(socket_path, shard=0, shard_count=1, boot=BOOT)
+    impostor = Peer(socket_path, shard, shard_count, boot=boot, version=version)
     with capture_logs() as events:
-        client.start()
-        await until(lambda: bool(events))
-        await until(lambda: not impostor.connections)
+        async with impostor:
+            client.start()
+            await until(lambda: bool(events))
+            await until(lambda: not impostor.connections)
 
-        assert not client.connected
-        assert f"shard {shard} of {shard_count}" in events[0]["reason"]
-        await impostor.stop()
-        peer = Peer(socket_path)
-        await peer.start()
-        await until(lambda: client.connected)
-    await client.close()
-    await peer.stop()
+            assert not client.connected
+            assert f"shard {shard} of {shard_count}" in events[0]["reason"]
+        async with Peer(socket_path):
+            await until(lambda: client.connected)
+            await client.close()
 
 
 async def test_a_worker_of_another_user_is_sent_nothing(
@@ -479,52 +467,46 @@ async def test_a_worker_of_another_user_is_sent_nothing(
 
 
 async def test_a_worker_that_does_not_greet_is_given_up_and_tried_again(socket_path: Path) -> None:
-    peer = Peer(socket_path, greets=False)
-    await peer.start()
     patience = Patience(connect_seconds=0.05)
     client = WorkerClient(socket_path, shard=0, shard_count=1, boot=BOOT, patience=patience)
-    client.start()
-    await until(lambda: len(peer.connections) == 1)
-    first = peer.connections[0]
-    await until(lambda: first not in peer.connections)
-    assert not client.connected
+    async with Peer(socket_path, greets=False) as peer:
+        client.start()
+        await until(lambda: len(peer.connections) == 1)
+        first = peer.connections[0]
+        await until(lambda: first not in peer.connections)
+        assert not client.connected
 
-    peer.greets = True
-    await until(lambda: client.connected)
-    await client.close()
-    await peer.stop()
+        peer.greets = True
+        await until(lambda: client.connected)
+        await client.close()
 
 
 async def test_a_client_closed_before_the_greeting_leaves_nothing_open(socket_path: Path) -> None:
-    peer = Peer(socket_path, greets=False)
-    await peer.start()
     client = WorkerClient(socket_path, shard=0, shard_count=1, boot=BOOT)
-    client.start()
-    await until(lambda: len(peer.connections) == 1)
-    await client.close()
-    await until(lambda: not peer.connections)
+    async with Peer(socket_path, greets=False) as peer:
+        client.start()
+        await until(lambda: len(peer.connections) == 1)
+        await client.close()
+        await until(lambda: not peer.connections)
 
-    assert not client.connected
-    await peer.stop()
+        assert not client.connected
 
 
 async def test_a_worker_that_hangs_up_instead_of_greeting_is_tried_again(
     socket_path: Path,
 ) -> None:
-    peer = Peer(socket_path, greets=False)
-    await peer.start()
     client = WorkerClient(socket_path, shard=0, shard_count=1, boot=BOOT)
     with capture_logs() as events:
-        client.start()
-        await until(lambda: len(peer.connections) == 1)
-        peer.drop()
-        await until(lambda: bool(events))
-        assert events[0]["reason"] == "the worker closed the connection unasked"
-        peer.greets = True
-        peer.drop()
-        await until(lambda: client.connected)
-    await client.close()
-    await peer.stop()
+        async with Peer(socket_path, greets=False) as peer:
+            client.start()
+            await until(lambda: len(peer.connections) == 1)
+            peer.drop()
+            await until(lambda: bool(events))
+            assert events[0]["reason"] == "the worker closed the connection unasked"
+            peer.greets = True
+            peer.drop()
+            await until(lambda: client.connected)
+            await client.close()
 
 
 async def test_garbage_ends_the_connection_and_what_was_under_way(peer: Peer) -> None:
@@ -570,18 +552,16 @@ async def test_what_is_no_answer_ends_the_connection(
 
 
 async def test_a_status_before_hello_is_garbage(socket_path: Path) -> None:
-    peer = Peer(socket_path, greets=False)
-    await peer.start()
     client = WorkerClient(socket_path, shard=0, shard_count=1, boot=BOOT)
     with capture_logs() as events:
-        client.start()
-        await until(lambda: len(peer.connections) == 1)
-        peer.push_status()
-        await until(lambda: bool(events))
+        async with Peer(socket_path, greets=False) as peer:
+            client.start()
+            await until(lambda: len(peer.connections) == 1)
+            peer.push_status()
+            await until(lambda: bool(events))
+            await client.close()
 
     assert events[0]["reason"] == "STATUS before HELLO"
-    await client.close()
-    await peer.stop()
 
 
 async def test_a_frame_that_the_worker_cannot_read_is_a_frame_error(peer: Peer) -> None:
