@@ -1,9 +1,9 @@
 """Tells systemd how the service is: sd_notify, without its library.
 
 A datagram of `NAME=value` lines to the UNIX socket that systemd names. Without one every call does
-nothing, so
-that callers need not know whether they run under systemd. A notification that cannot be delivered
-is dropped: it must never stop the service. Source: sd_notify(3), sd_watchdog_enabled(3).
+nothing, so that callers need not know whether they run under systemd. A notification that cannot be
+delivered is dropped: it must never stop the service. Those that are said only once are worth a
+short wait. Source: sd_notify(3), sd_watchdog_enabled(3).
 """
 
 import socket
@@ -14,6 +14,7 @@ SOCKET_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """The variables that are for this process alone and must not reach its children."""
 
 _MICROSECONDS = 1_000_000
+_PATIENCE_SECONDS = 1.0
 
 
 class Notifier:
@@ -43,11 +44,11 @@ class Notifier:
 
     def ready(self) -> None:
         """Say that start-up is over."""
-        self._send("READY=1")
+        self._send("READY=1", _PATIENCE_SECONDS)
 
     def stopping(self) -> None:
         """Say that the service has begun to stop."""
-        self._send("STOPPING=1")
+        self._send("STOPPING=1", _PATIENCE_SECONDS)
 
     def status(self, text: str) -> None:
         """Set the one line that `systemctl status` shows."""
@@ -61,12 +62,12 @@ class Notifier:
         """Ask for this much time from now to finish starting or stopping."""
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * _MICROSECONDS)}")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, patience_seconds: float = 0.0) -> None:
         if self._address is None:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.setblocking(False)
+            sender.settimeout(patience_seconds)
             try:
                 sender.sendto(message.encode(), address)
             except OSError:

@@ -1,5 +1,7 @@
+import contextlib
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,20 @@ def test_a_manager_that_reads_nothing_stops_nothing():
         for _ in range(1_000):
             notifier.alive()
         assert manager.recv(100) == b"WATCHDOG=1"
+
+
+def test_what_is_said_only_once_waits_for_a_manager_that_is_busy():
+    with short_directory() as short, notify_socket(short) as manager:
+        notifier = Notifier(str(short / "notify"))
+        for _ in range(1_000):
+            notifier.alive()
+        threading.Timer(0.1, manager.recv, (100,)).start()
+        notifier.ready()
+        seen = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                seen.append(manager.recv(100))
+        assert seen[-1] == b"READY=1"
 
 
 @pytest.mark.parametrize(

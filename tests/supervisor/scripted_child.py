@@ -41,7 +41,7 @@ class Child:
     def tell(self, event, detail=""):
         try:
             self.channel.send(json.dumps({"event": event, "detail": detail}).encode() + b"\n")
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             self.be_orphaned()
 
     def receive_assignment(self):
@@ -53,6 +53,13 @@ class Child:
             line += part
         return json.loads(line)
 
+    def receive(self):
+        """Give what came; nothing when the supervisor is gone, with or without our beats read."""
+        try:
+            return self.channel.recv(65536)
+        except ConnectionResetError:
+            return b""
+
     def stop(self, *_):
         self.is_stopping = True
 
@@ -63,7 +70,7 @@ class Child:
         while not self.is_stopping:
             self.tell("beat")
             readable, _, _ = select.select([self.channel], [], [], BEAT_SECONDS)
-            if readable and not self.channel.recv(65536):
+            if readable and not self.receive():
                 self.be_orphaned()
         self.note("stopped")
 
@@ -83,7 +90,7 @@ class Child:
 
     def replay(self):
         """Replay until DIR/go exists, then serve."""
-        while not (self.directory / "go").exists():
+        while not (self.is_stopping or (self.directory / "go").exists()):
             self.tell("progress", "replaying")
             time.sleep(BEAT_SECONDS)
         self.serve()

@@ -202,11 +202,12 @@ async def test_the_second_signal_kills(make):
     assert "stopped" not in harness.steps("worker-0")
 
 
-async def test_a_signal_during_start_stops_children_that_are_not_up_yet(make):
+async def test_a_signal_during_start_stops_children_that_are_not_up_yet(make, capsys):
     harness = make(workers=3)
     await harness.start()
     await asyncio.sleep(0)
     assert await harness.stop() == 0
+    assert "child_killed" not in capsys.readouterr().err
     assert all(not _is_alive(pid) for _, pid, _ in harness.events())
 
 
@@ -260,8 +261,20 @@ async def test_systemd_is_asked_for_time_while_a_log_is_replayed_and_not_after(m
         assert "READY=1" not in seen
         (harness.directory / "go").touch()
         seen = await _messages_until(harness, manager, "READY=1")
+        (harness.directory / "go").unlink()
+        os.kill(harness.pid("worker-0"), signal.SIGKILL)
+        keeper = harness.supervisor._keepers[0]
+        progress = keeper.progress
+        rest = seen[seen.index("READY=1") :]
+
+        def has_progressed() -> bool:
+            rest.extend(_messages(manager))
+            return keeper.progress > progress + 5
+
+        await harness.until(has_progressed)
         await harness.stop()
-        rest = seen[seen.index("READY=1") :] + _messages(manager)
+        rest += _messages(manager)
+        assert "STATUS=stopping" in rest
         assert not [message for message in rest if message.startswith("EXTEND")]
 
 
