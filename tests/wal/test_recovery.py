@@ -95,9 +95,6 @@ def damage(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
-# ---- what is missing
-
-
 def test_a_log_that_starts_too_late_is_refused(tmp_path):
     write_log(tmp_path, [[200]] * 7)
     segments(tmp_path)[0].unlink()
@@ -181,9 +178,6 @@ def test_an_older_segment_without_its_seal_is_refused(tmp_path):
     first.write_bytes(first.read_bytes()[:end] + bytes(SEGMENT_BYTES - end))
     with pytest.raises(WalCorruption, match="ends without a seal"):
         open_log(tmp_path)
-
-
-# ---- torn tails
 
 
 def test_a_log_cut_at_every_byte_gives_an_exact_prefix(tmp_path):
@@ -326,9 +320,6 @@ def test_every_flipped_bit_of_a_small_log_is_refused_or_costs_only_what_nothing_
     assert set(outcomes) == {"refused", "torn", "harmless"}, outcomes
 
 
-# ---- crashes of the process
-
-
 def kill_everywhere(tmp_path: Path, prepare, action, check) -> None:
     """Stop `action` at every call that changes the disk and check what recovery makes of it."""
     nth = 0
@@ -440,9 +431,6 @@ def test_files_that_are_no_segments_are_left_alone(tmp_path):
     assert open_log(tmp_path).replayed == written
     assert (tmp_path / "notes.txt").read_text() == "the operator's"
     assert (tmp_path / f"{FIRST}.broken-136").read_bytes() == b"evidence"
-
-
-# ---- what recovery writes
 
 
 def test_the_unproven_tail_is_written_again_in_place_and_synced(tmp_path):
