@@ -160,6 +160,7 @@ def check_config(path: Path | None, **settings: object) -> None:
     """Print the settings as TOML, each with where it is from; exit 78 if they cannot work."""
     loaded = _load(path, settings)
     check_listen(loaded.config)
+    load_kernel(loaded.config.kernel)
     click.echo(format_config(loaded), nl=False)
 
 

@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -104,6 +105,15 @@ def test_a_configuration_that_cannot_work_is_78_and_one_line(flowd, command, arg
     status, output, complaint = flowd(command, *arguments)
     assert (status, output) == (78, "")
     assert reason in complaint
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flowd._native") is not None, reason="it is built")
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_a_kernel_that_was_not_built_is_78_and_one_line(flowd, command):
+    status, output, complaint = flowd(command, "--kernel", "native")
+    assert (status, output) == (78, "")
+    assert "flowd._native was not built" in complaint
     assert complaint.count("\n") == 1
 
 
