@@ -1,0 +1,39 @@
+//! The hashes that must never change, of shards, rows and batches, and the one that changes with
+//! every process, of names in memory.
+//!
+//! All but the last take names behind their length, so that ("ab", "c") and ("a", "bc") differ; the
+//! exact bytes are in docs/frame-format.md.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::RandomState;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
+
+/// Hash a name for a table in memory; `keys` are random, so that nobody can aim.
+#[inline]
+pub fn hash_name(keys: &RandomState, name: &[u8]) -> u64 {
+    let mut hasher = keys.build_hasher();
+    hasher.write(name);
+    hasher.finish()
+}
+
+/// Give one row's part of a digest, modulo 2^128.
+///
+/// `key`: src_app, dest_app and vpc_id, each behind its length, 2 bytes little-endian.
+pub fn row_digest(key: &[u8], bytes_tx: u64, bytes_rx: u64) -> u128 {
+    let of_tx = xxh3_128_with_seed(key, 1).wrapping_mul(u128::from(bytes_tx));
+    let of_rx = xxh3_128_with_seed(key, 2).wrapping_mul(u128::from(bytes_rx));
+    of_tx
+        .wrapping_add(of_rx)
+        .wrapping_add(xxh3_128_with_seed(key, 3))
+}
+
+/// Name a keyed batch: xxh3_128 of the three, each behind its length in 8 bytes; never 0.
+pub fn batch_id(seed: u64, principal: &[u8], key: &[u8], body: &[u8]) -> u128 {
+    let mut state = Xxh3::with_seed(seed);
+    for part in [principal, key, body] {
+        state.update(&(part.len() as u64).to_le_bytes());
+        state.update(part);
+    }
+    state.digest128().max(1)
+}
