@@ -7,7 +7,9 @@
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
+
+use crate::interner::{Interner, KeyBuffer};
 
 /// Hash a name for a table in memory; `keys` are random, so that nobody can aim.
 #[inline]
@@ -36,4 +38,39 @@ pub fn batch_id(seed: u64, principal: &[u8], key: &[u8], body: &[u8]) -> u128 {
         state.update(part);
     }
     state.digest128().max(1)
+}
+
+/// Tells the shards of flows: xxh3_64(src_app, dest_app, vpc_id, day; seed) mod shard count.
+pub struct ShardOf {
+    seed: u64,
+    shard_count: u64,
+    key: KeyBuffer,
+}
+
+impl ShardOf {
+    /// `seed`: the data directory's; `shard_count`: 1 … 64.
+    pub fn new(seed: u64, shard_count: usize) -> ShardOf {
+        ShardOf {
+            seed,
+            shard_count: shard_count as u64,
+            key: [0; size_of::<KeyBuffer>()],
+        }
+    }
+
+    /// Give a shard, 0 … shard count - 1, for a flow's names and its day, floor(hour / 24).
+    #[inline]
+    pub fn shard(&mut self, interner: &Interner, names: &[u32; 3], day: u32) -> usize {
+        let mut size = 0;
+        for &name in names {
+            size = interner.put_prefixed(name, &mut self.key, size);
+        }
+        self.key[size..size + 4].copy_from_slice(&day.to_le_bytes());
+        let hash = xxh3_64_with_seed(&self.key[..size + 4], self.seed);
+        let shard = if self.shard_count.is_power_of_two() {
+            hash & (self.shard_count - 1)
+        } else {
+            hash % self.shard_count
+        };
+        shard as usize
+    }
 }
