@@ -9,6 +9,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyType};
 
+use crate::classes::{self, FrameSlice, Merger, Names, Table};
 use crate::errors::too_large;
 use crate::frame::{FrameBytes, Header};
 use crate::hashing;
@@ -118,6 +119,28 @@ impl NativeKernel {
 
     fn frame_flows(&self, frame: &Bound<'_, PyAny>) -> PyResult<u32> {
         Ok(Header::parse(&frame_bytes(frame)?)?.rows)
+    }
+
+    fn buckets(&self, frame: &Bound<'_, PyAny>) -> PyResult<Vec<(u32, FrameSlice)>> {
+        classes::buckets(frame)
+    }
+
+    fn new_names(&self) -> Names {
+        Names::default()
+    }
+
+    fn new_table(&self, names: Py<Names>) -> Table {
+        Table::make(names)
+    }
+
+    fn new_merger(
+        &self,
+        sources: usize,
+        answer_format: &str,
+        group: Vec<String>,
+        limit: Option<u64>,
+    ) -> PyResult<Merger> {
+        Merger::make(sources, answer_format, &group, limit)
     }
 }
 

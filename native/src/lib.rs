@@ -2,20 +2,33 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod classes;
 pub mod decode;
 pub mod errors;
+pub mod filter;
 pub mod flows;
 pub mod frame;
 pub mod hashing;
+pub mod index;
 pub mod interner;
 pub mod kernel;
+pub mod merge;
+pub mod names;
+pub mod order;
+pub mod paging;
+pub mod render;
+pub mod rows;
 pub mod scan;
+pub mod slice;
 pub mod split;
+pub mod table;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use crate::classes::{FrameSlice, Merger, Names, Table};
     #[pymodule_export]
     use crate::kernel::NativeKernel;
 }

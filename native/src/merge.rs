@@ -1,0 +1,477 @@
+//! Merges sorted pages of several sources to one answer, row by row in key order, as they come.
+//!
+//! A row is certain when no source can still send its key or a smaller one: at or below the last key
+//! in hand of every source that has more. Memory holds the pages in hand, one a source if the caller
+//! feeds what is wanted.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+use crate::frame::{COUNTER_MAX, DEST, Frame, RX, SRC, TX, VPC};
+use crate::names::prefix_of;
+use crate::render::{Cells, Format, Group, NO_NAME, Renderer, Row};
+
+/// What rows are sorted by behind the hour, in this order.
+const SORTED_BY: [usize; 3] = [VPC, SRC, DEST];
+
+/// The names in the order of a frame's columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub hour: u32,
+    pub names: [Vec<u8>; 3],
+}
+
+/// A page in hand, its columns spread out.
+struct Page {
+    frame: Frame,
+    /// Of each name, what `prefix_of` gives.
+    prefixes: Vec<u64>,
+    hours: Vec<u32>,
+    /// For each row the index of its name, `NO_NAME` where the page has no such column.
+    columns: [Vec<u32>; 3],
+    tx: Vec<u64>,
+    rx: Vec<u64>,
+    cells: Cells,
+    /// The rows before this one were rendered.
+    start: usize,
+}
+
+impl Page {
+    fn new(frame: Frame, group: Group) -> Page {
+        let rows = frame.rows();
+        let mut hours = Vec::with_capacity(rows);
+        for &(hour, rows) in &frame.groups {
+            hours.resize(hours.len() + rows as usize, hour);
+        }
+        let columns = [SRC, DEST, VPC].map(|column| {
+            let mut indexes = Vec::with_capacity(rows);
+            frame.column(column, 0..rows).append_u32(&mut indexes);
+            indexes.resize(rows, NO_NAME);
+            indexes
+        });
+        let sums = [TX, RX].map(|column| {
+            let mut sums = Vec::with_capacity(rows);
+            frame.column(column, 0..rows).append_u64(&mut sums);
+            sums
+        });
+        let [tx, rx] = sums;
+        Page {
+            prefixes: frame.names().map(prefix_of).collect(),
+            cells: Cells::new(frame.name_count(), group),
+            frame,
+            hours,
+            columns,
+            tx,
+            rx,
+            start: 0,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.hours.len()
+    }
+
+    #[inline]
+    fn name(&self, column: usize, row: usize) -> &[u8] {
+        match self.columns[column][row] {
+            NO_NAME => b"",
+            index => self.frame.name(index as usize),
+        }
+    }
+
+    #[inline]
+    fn prefix(&self, column: usize, row: usize) -> u64 {
+        match self.columns[column][row] {
+            NO_NAME => 0,
+            index => self.prefixes[index as usize],
+        }
+    }
+
+    fn key(&self, row: usize) -> Key {
+        Key {
+            hour: self.hours[row],
+            names: [SRC, DEST, VPC].map(|column| self.name(column, row).to_vec()),
+        }
+    }
+
+    /// How many of the rows from `start` on are at or below a key.
+    fn count_to(&self, bound: &Key) -> usize {
+        let mut low = self.start;
+        let mut high = self.rows();
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.order_to(middle, bound).is_gt() {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low - self.start
+    }
+
+    fn order_to(&self, row: usize, key: &Key) -> Ordering {
+        let mut order = self.hours[row].cmp(&key.hour);
+        for column in SORTED_BY {
+            order = order.then_with(|| self.name(column, row).cmp(&key.names[column]));
+        }
+        order
+    }
+}
+
+/// Compare the keys of two rows of any pages.
+#[inline]
+fn compare(one: (&Page, usize), other: (&Page, usize)) -> Ordering {
+    let order = one.0.hours[one.1].cmp(&other.0.hours[other.1]);
+    if order != Ordering::Equal {
+        return order;
+    }
+    for column in SORTED_BY {
+        let prefix = one.0.prefix(column, one.1);
+        let order = prefix.cmp(&other.0.prefix(column, other.1));
+        if order != Ordering::Equal {
+            return order;
+        }
+        // A prefix that ends in a zero is the whole name.
+        if prefix & 0xFF != 0 {
+            let order = one.0.name(column, one.1).cmp(other.0.name(column, other.1));
+            if order != Ordering::Equal {
+                return order;
+            }
+        }
+    }
+    Ordering::Equal
+}
+
+#[derive(Default)]
+struct Source {
+    /// None is rendered to its end.
+    pages: VecDeque<Page>,
+    last: bool,
+    fed_to: Option<Key>,
+}
+
+impl Source {
+    /// Forget rows that were rendered.
+    fn let_go(&mut self, mut rows: usize) {
+        while let Some(page) = self.pages.front_mut() {
+            let rest = page.rows() - page.start;
+            if rows < rest {
+                page.start += rows;
+                return;
+            }
+            rows -= rest;
+            self.pages.pop_front();
+        }
+    }
+}
+
+/// Where a row is.
+#[derive(Clone, Copy)]
+struct Place {
+    source: usize,
+    page: usize,
+    row: usize,
+}
+
+/// The next row of a source that is to be merged, and how many rows are, itself included.
+struct Head {
+    at: Place,
+    rows_left: usize,
+}
+
+/// See `interface.Merger`.
+pub struct Merge {
+    sources: Vec<Source>,
+    group: Group,
+    renderer: Renderer,
+    limit: Option<u64>,
+    pub rows: u64,
+    pub last_key: Option<Key>,
+    pub done: bool,
+    pub more: bool,
+    started: bool,
+    /// The last row that this `drain` rendered.
+    last_at: Option<Place>,
+}
+
+impl Merge {
+    pub fn new(sources: usize, format: Format, group: Group, limit: Option<u64>) -> Merge {
+        Merge {
+            sources: (0..sources).map(|_| Source::default()).collect(),
+            group,
+            renderer: Renderer::new(format, group),
+            limit,
+            rows: 0,
+            last_key: None,
+            done: false,
+            more: false,
+            started: false,
+            last_at: None,
+        }
+    }
+
+    /// How many sources there are.
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// The sources to feed before the next row can be told.
+    pub fn wanted(&self) -> Vec<usize> {
+        let sources = self.sources.iter().enumerate();
+        sources
+            .filter(|(_, source)| !self.done && !source.last && source.pages.is_empty())
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    /// Add the next rows of a source.
+    pub fn feed(&mut self, source: usize, pages: Vec<Frame>, last: bool) {
+        let fed = &mut self.sources[source];
+        let pages = pages.into_iter().filter(|page| page.rows() > 0);
+        fed.pages.extend(pages.map(|page| Page::new(page, self.group)));
+        fed.last = last;
+        if let Some(page) = fed.pages.back() {
+            fed.fed_to = Some(page.key(page.rows() - 1));
+        }
+    }
+
+    /// The key of the last row fed from a source.
+    pub fn fed_to(&self, source: usize) -> Option<&Key> {
+        self.sources[source].fed_to.as_ref()
+    }
+
+    /// Render the rows that are certain, and the answer's head or end when it is their turn.
+    pub fn drain(&mut self, out: &mut Vec<u8>) {
+        if self.done {
+            return;
+        }
+        if !self.started {
+            self.renderer.head(out);
+            self.started = true;
+        }
+        let heads = self.certain();
+        let taken: Vec<(usize, usize)> = heads.iter().map(|head| (head.at.source, head.rows_left)).collect();
+        self.last_at = None;
+        match heads.len() {
+            0 => {}
+            1 => self.render_run(out, &heads[0]),
+            _ => self.merge(out, heads),
+        }
+        if let Some(at) = self.last_at {
+            self.last_key = Some(self.page(at).key(at.row));
+        }
+        for (source, rows) in taken {
+            self.sources[source].let_go(rows);
+        }
+        let in_hand = self.sources.iter().any(|source| !source.pages.is_empty());
+        if in_hand && self.limit == Some(self.rows) {
+            self.more = true;
+        }
+        let ended = !in_hand && self.sources.iter().all(|source| source.last);
+        if self.more || ended {
+            self.renderer.end(out, self.rows == 0);
+            self.done = true;
+        }
+    }
+
+    /// Tell for each source that has any which rows are certain.
+    fn certain(&self) -> Vec<Head> {
+        let open = || self.sources.iter().filter(|source| !source.last);
+        if open().any(|source| source.pages.is_empty()) {
+            return Vec::new();
+        }
+        let last_rows = open().filter_map(|source| source.pages.back());
+        let bound = last_rows
+            .map(|page| (page, page.rows() - 1))
+            .min_by(|&one, &other| compare(one, other))
+            .map(|(page, row)| page.key(row));
+        let mut heads = Vec::new();
+        for (number, source) in self.sources.iter().enumerate() {
+            let mut certain = 0;
+            for page in &source.pages {
+                let rest = page.rows() - page.start;
+                let count = bound.as_ref().map_or(rest, |bound| page.count_to(bound));
+                certain += count;
+                if count < rest {
+                    break;
+                }
+            }
+            if certain > 0 {
+                let at = Place {
+                    source: number,
+                    page: 0,
+                    row: source.pages[0].start,
+                };
+                heads.push(Head {
+                    at,
+                    rows_left: certain,
+                });
+            }
+        }
+        heads
+    }
+
+    #[inline]
+    fn page(&self, at: Place) -> &Page {
+        &self.sources[at.source].pages[at.page]
+    }
+
+    /// Render rows of one source.
+    fn render_run(&mut self, out: &mut Vec<u8>, head: &Head) {
+        let mut at = head.at;
+        for _ in 0..head.rows_left {
+            if at.row == self.page(at).rows() {
+                at.page += 1;
+                at.row = 0;
+            }
+            let page = self.page(at);
+            let sums = [page.tx[at.row], page.rx[at.row]];
+            if !self.render(out, at, sums) {
+                return;
+            }
+            at.row += 1;
+        }
+    }
+
+    /// Render rows of several sources by ascending key, one for all of the same key.
+    fn merge(&mut self, out: &mut Vec<u8>, mut heads: Vec<Head>) {
+        for at in (0..heads.len() / 2).rev() {
+            self.sift_down(&mut heads, at);
+        }
+        // The row at hand, to which others of its key may be added, and its sums.
+        let mut pending: Option<(Place, [u64; 2])> = None;
+        while let Some(head) = heads.first_mut() {
+            let at = head.at;
+            let page = self.page(at);
+            let mut sums = [page.tx[at.row], page.rx[at.row]];
+            head.rows_left -= 1;
+            head.at.row += 1;
+            if head.at.row == page.rows() {
+                head.at.page += 1;
+                head.at.row = 0;
+            }
+            if head.rows_left == 0 {
+                heads.swap_remove(0);
+            }
+            self.sift_down(&mut heads, 0);
+            if let Some((before, sums_before)) = pending {
+                if compare((self.page(before), before.row), (self.page(at), at.row)).is_eq() {
+                    for (sum, before) in sums.iter_mut().zip(sums_before) {
+                        *sum = (*sum + before).min(COUNTER_MAX); // neither is over COUNTER_MAX
+                    }
+                } else if !self.render(out, before, sums_before) {
+                    return;
+                }
+            }
+            pending = Some((at, sums));
+        }
+        if let Some((at, sums)) = pending {
+            self.render(out, at, sums);
+        }
+    }
+
+    /// Render a row with these sums, unless that is one too many: then give false.
+    #[inline]
+    fn render(&mut self, out: &mut Vec<u8>, at: Place, [tx, rx]: [u64; 2]) -> bool {
+        if self.limit == Some(self.rows) {
+            self.more = true;
+            return false;
+        }
+        let page = &mut self.sources[at.source].pages[at.page];
+        let row = Row {
+            names: [SRC, DEST, VPC].map(|column| page.columns[column][at.row]),
+            tx,
+            rx,
+            hour: page.hours[at.row],
+        };
+        let first = self.rows == 0;
+        self.renderer.row(out, &page.frame, &mut page.cells, &row, first);
+        self.rows += 1;
+        self.last_at = Some(at);
+        true
+    }
+
+    fn sift_down(&self, heads: &mut [Head], mut at: usize) {
+        let is_before = |one: &Head, other: &Head| {
+            let [one, other] = [one.at, other.at];
+            compare((self.page(one), one.row), (self.page(other), other.row)).is_lt()
+        };
+        loop {
+            let mut child = 2 * at + 1;
+            if child >= heads.len() {
+                return;
+            }
+            if child + 1 < heads.len() && is_before(&heads[child + 1], &heads[child]) {
+                child += 1;
+            }
+            if !is_before(&heads[child], &heads[at]) {
+                return;
+            }
+            heads.swap(child, at);
+            at = child;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::encode;
+
+    const ALL: Group = Group {
+        hour: true,
+        names: [true; 3],
+    };
+
+    fn page(hour: u32, rows: &[(&str, u64)]) -> Frame {
+        let mut names = vec![b"-".as_slice()];
+        names.extend(rows.iter().map(|row| row.0.as_bytes()));
+        let dest: Vec<u32> = (1..=rows.len() as u32).collect();
+        let same = vec![0; rows.len()];
+        let sums: Vec<u64> = rows.iter().map(|row| row.1).collect();
+        let columns = [Some(&same[..]), Some(&dest), Some(&same)];
+        let groups = [(hour, rows.len() as u32)];
+        Frame::parse(encode(&names, &groups, columns, &sums, &sums)).unwrap()
+    }
+
+    fn drain(merge: &mut Merge) -> String {
+        let mut out = Vec::new();
+        merge.drain(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn equal_keys_add_up_and_wait_for_every_source() {
+        let mut merge = Merge::new(2, Format::Csv, ALL, None);
+        assert_eq!(merge.wanted(), [0, 1]);
+        merge.feed(0, vec![page(1, &[("a", 1), ("b", 2)]), page(1, &[("d", 3)])], false);
+        merge.feed(1, vec![page(1, &[("b", COUNTER_MAX), ("c", 5)])], false);
+        let head = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
+        let rows = format!("-,a,-,1,1,1\n-,b,-,{COUNTER_MAX},{COUNTER_MAX},1\n-,c,-,5,5,1\n");
+        assert_eq!(drain(&mut merge), format!("{head}{rows}"));
+        assert_eq!(merge.wanted(), [1]);
+        assert_eq!(drain(&mut merge), "");
+        merge.feed(1, vec![], true);
+        assert_eq!(drain(&mut merge), "-,d,-,3,3,1\n");
+        assert!(!merge.done);
+        merge.feed(0, vec![page(2, &[("a", 1)])], true);
+        assert_eq!(drain(&mut merge), "-,a,-,1,1,2\n");
+        assert!(merge.done && !merge.more);
+        assert_eq!(merge.rows, 5);
+        let names = ["-", "a", "-"].map(|name| name.as_bytes().to_vec());
+        assert_eq!(merge.last_key, Some(Key { hour: 2, names }));
+    }
+
+    #[test]
+    fn a_limit_ends_the_answer() {
+        for (limit, more) in [(1, true), (2, true), (3, false), (4, false)] {
+            let mut merge = Merge::new(2, Format::Ndjson, ALL, Some(limit));
+            merge.feed(0, vec![page(1, &[("a", 1), ("b", 2)])], true);
+            merge.feed(1, vec![page(1, &[("a", 1), ("c", 2)])], true);
+            let lines = drain(&mut merge).lines().count();
+            assert_eq!(lines as u64, limit.min(3));
+            assert!(merge.done);
+            assert_eq!(merge.more, more);
+        }
+    }
+}
