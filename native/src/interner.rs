@@ -20,8 +20,9 @@ pub const SHORT_BYTES_MAX: usize = 15;
 const KEPT_NAMES_MAX: usize = 16_384;
 const SLOTS_MIN: usize = 1_024;
 
-/// One place of the table of short names; the lower half of a name is never 0.
+/// One place of the table of short names, inside of one cache line; the lower half of a name is never 0.
 #[derive(Clone, Copy, Default)]
+#[repr(align(32))]
 struct Slot {
     low: u64,
     high: u64,
@@ -167,8 +168,9 @@ impl Interner {
         }
         let number = self.names.len() as u32;
         self.add(low, high, &bytes[..size]);
-        if 2 * self.names.len() > self.slots.len() {
-            self.slots = vec![Slot::default(); 2 * self.slots.len()];
+        // Three of four places stay empty: a place that is taken costs a mispredicted branch.
+        if 4 * self.names.len() > self.slots.len() {
+            self.slots = vec![Slot::default(); 4 * self.slots.len()];
             for number in 0..self.names.len() {
                 self.put_slot(number as u32);
             }

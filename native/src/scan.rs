@@ -28,7 +28,7 @@ pub fn scan(body: &[u8], lines: bool, out: &mut Flows) -> Result<(), NotPlain> {
         body,
         place: 0,
         lines,
-        layout: Layout::default(),
+        layout: Layout::NONE,
         last_end: None,
     };
     if lines {
@@ -39,7 +39,7 @@ pub fn scan(body: &[u8], lines: bool, out: &mut Flows) -> Result<(), NotPlain> {
 }
 
 /// The bytes before a value, from the end of the value before it, filled up with zeros.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Gap {
     bytes: [u128; 2],
     masks: [u128; 2],
@@ -47,11 +47,18 @@ struct Gap {
 }
 
 impl Gap {
+    /// Matches nothing: no UTF-8 has these bytes.
+    const NONE: Gap = Gap {
+        bytes: [u128::MAX; 2],
+        masks: [u128::MAX; 2],
+        size: 0,
+    };
+
     /// Make a gap; one that is too long to be kept matches nothing.
     fn new(bytes: &[u8]) -> Gap {
         let size = bytes.len();
-        if size == 0 || size > GAP_BYTES_MAX {
-            return Gap::default();
+        if size > GAP_BYTES_MAX {
+            return Gap::NONE;
         }
         let mut filled = [0; GAP_BYTES_MAX];
         filled[..size].copy_from_slice(bytes);
@@ -65,14 +72,39 @@ impl Gap {
             size,
         }
     }
+
+    /// Give the place behind the gap if it is what stands at `place`.
+    #[inline(always)]
+    fn step(&self, body: &[u8], place: usize) -> Option<usize> {
+        let mut differs = (load(body, place) ^ self.bytes[0]) & self.masks[0];
+        if self.size > 16 {
+            differs |= (load(body, place + 16) ^ self.bytes[1]) & self.masks[1];
+        }
+        (differs == 0).then_some(place + self.size)
+    }
 }
 
 /// The order of the members of a flow and what stands before their values.
-#[derive(Default)]
 struct Layout {
     /// `gaps[0]` starts at the last value of the flow before; it fits no first flow.
     gaps: [Gap; MEMBER_COUNT],
     members: [usize; MEMBER_COUNT],
+}
+
+impl Layout {
+    const NONE: Layout = Layout {
+        gaps: [Gap::NONE; MEMBER_COUNT],
+        members: [0; MEMBER_COUNT],
+    };
+
+    /// How many bytes of the gap between two flows are the second one's, its brace included.
+    fn bytes_from_brace(&self) -> usize {
+        let gap = &self.gaps[0];
+        let bytes = [gap.bytes[0].to_le_bytes(), gap.bytes[1].to_le_bytes()];
+        let bytes = &bytes.as_flattened()[..gap.size];
+        let brace = bytes.iter().position(|&byte| byte == b'{');
+        gap.size - brace.unwrap_or(0)
+    }
 }
 
 /// The values of a flow as they are read.
@@ -142,49 +174,27 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Read flows for as long as they look like the last one.
+    /// Read flows for as long as each looks like the one before it, in whichever way.
     ///
     /// Starts and stops behind the last value of a flow.
     fn scan_alike(&mut self, out: &mut Flows) -> Result<(), NotPlain> {
-        while self.match_gap(0) {
-            let mut values = Values::default();
-            let start = self.place;
-            let mut alike = true;
-            for number in 0..MEMBER_COUNT {
-                if number > 0 && !self.match_gap(number) {
-                    alike = false;
-                    break;
-                }
-                let member = self.layout.members[number];
-                self.read_value(member, &mut values, &mut out.interner)?;
-            }
-            if !alike {
-                // The brace before the first member is in the gap, which ends with that member's
-                // key and whatever opens its value.
-                self.place = start - self.first_gap_behind_brace();
-                self.read_flow(out)?;
-                continue;
-            }
-            out.flows.push(values.flow());
-            self.last_end = Some(self.place);
+        loop {
+            let (place, differs_at) = read_alike(self.body, self.place, &self.layout, out)?;
+            self.place = place;
+            self.last_end = Some(place);
+            let Some(flow) = differs_at else {
+                return Ok(());
+            };
+            self.place = flow;
+            self.read_flow(out)?;
         }
-        Ok(())
-    }
-
-    /// How many bytes of the gap between two flows are the second one's, its brace included.
-    fn first_gap_behind_brace(&self) -> usize {
-        let gap = &self.layout.gaps[0];
-        let bytes = [gap.bytes[0].to_le_bytes(), gap.bytes[1].to_le_bytes()];
-        let bytes = &bytes.as_flattened()[..gap.size];
-        let brace = bytes.iter().position(|&byte| byte == b'{');
-        gap.size - brace.unwrap_or(0)
     }
 
     /// Read one flow token by token up to behind its last value, and keep how it looks.
     #[cold]
     fn read_flow(&mut self, out: &mut Flows) -> Result<(), NotPlain> {
         let mut values = Values::default();
-        let mut layout = Layout::default();
+        let mut layout = Layout::NONE;
         let mut seen = [false; MEMBER_COUNT];
         let mut gap_start = self.last_end;
         self.take(b'{')?;
@@ -210,7 +220,8 @@ impl Scanner<'_> {
             if let Some(start) = gap_start {
                 layout.gaps[number] = Gap::new(&self.body[start..self.place]);
             }
-            self.read_value(member, &mut values, &mut out.interner)?;
+            let interner = &mut out.interner;
+            self.place = read_value(self.body, self.place, member, &mut values, interner)?;
             gap_start = Some(self.place);
         }
         self.last_end = gap_start;
@@ -233,114 +244,6 @@ impl Scanner<'_> {
             }
         }
         Err(NotPlain)
-    }
-
-    #[inline(always)]
-    fn read_value(
-        &mut self,
-        member: usize,
-        values: &mut Values,
-        interner: &mut Interner,
-    ) -> Result<(), NotPlain> {
-        if member < FIRST_NUMBER {
-            values.names[member] = self.read_name(interner)?;
-        } else {
-            let number = self.read_number()?;
-            let place = (member - FIRST_NUMBER) % NUMBER_MAX.len(); // spares a check of bounds
-            if number > NUMBER_MAX[place] {
-                return Err(NotPlain);
-            }
-            values.numbers[place] = number;
-        }
-        Ok(())
-    }
-
-    /// Read a string behind its first quote, up to behind its last.
-    #[inline(always)]
-    fn read_name(&mut self, interner: &mut Interner) -> Result<u32, NotPlain> {
-        let bytes = self.load();
-        let size = plain_bytes(bytes);
-        if size > SHORT_BYTES_MAX {
-            return self.read_long_name(interner);
-        }
-        if bytes[size] != b'"' {
-            return Err(NotPlain);
-        }
-        self.place += size + 1;
-        let name = u128::from_le_bytes(bytes) & low_bytes(size);
-        interner.short(name).ok_or(NotPlain)
-    }
-
-    #[inline(never)]
-    fn read_long_name(&mut self, interner: &mut Interner) -> Result<u32, NotPlain> {
-        let start = self.place;
-        loop {
-            let bytes = self.load();
-            let size = plain_bytes(bytes);
-            self.place += size;
-            if size < bytes.len() {
-                if bytes[size] != b'"' {
-                    return Err(NotPlain);
-                }
-                break;
-            }
-            if self.place - start > NAME_BYTES_MAX {
-                return Err(NotPlain);
-            }
-        }
-        let name = self.body.get(start..self.place).ok_or(NotPlain)?;
-        self.place += 1;
-        interner.number(name).ok_or(NotPlain)
-    }
-
-    /// Read digits; what follows them is not looked at.
-    #[inline(always)]
-    fn read_number(&mut self) -> Result<u64, NotPlain> {
-        let bytes = u128::from_le_bytes(self.load());
-        let size = digits(bytes as u64);
-        if size == 0 || (size > 1 && bytes as u8 == b'0') {
-            return Err(NotPlain);
-        }
-        let number = parse_digits(bytes as u64, size);
-        if size == 8 {
-            return self.read_long_number((bytes >> 64) as u64, number);
-        }
-        self.place += size;
-        Ok(number)
-    }
-
-    /// Go on with a number behind its first 8 digits.
-    #[inline(never)]
-    fn read_long_number(&mut self, bytes: u64, first: u64) -> Result<u64, NotPlain> {
-        let size = digits(bytes);
-        self.place += 8 + size;
-        let mut number = first;
-        if size > 0 {
-            number = first * 10_u64.pow(size as u32) + parse_digits(bytes, size);
-        }
-        while size == 8 && self.peek().is_ascii_digit() {
-            let digit = u64::from(self.next() - b'0');
-            let tens = number.checked_mul(10).ok_or(NotPlain)?;
-            number = tens.checked_add(digit).ok_or(NotPlain)?;
-        }
-        Ok(number)
-    }
-
-    /// Step over the bytes before a value if they are those of the last flow.
-    #[inline(always)]
-    fn match_gap(&mut self, number: usize) -> bool {
-        let gap = &self.layout.gaps[number];
-        let head = u128::from_le_bytes(self.load()) ^ gap.bytes[0];
-        let mut differs = head & gap.masks[0];
-        if gap.size > 16 {
-            let tail = u128::from_le_bytes(self.load_at(self.place + 16)) ^ gap.bytes[1];
-            differs |= tail & gap.masks[1];
-        }
-        if differs != 0 || gap.size == 0 {
-            return false;
-        }
-        self.place += gap.size;
-        true
     }
 
     fn skip_space(&mut self) {
@@ -381,29 +284,153 @@ impl Scanner<'_> {
             Err(NotPlain)
         }
     }
+}
 
-    #[inline(always)]
-    fn load(&self) -> [u8; 16] {
-        self.load_at(self.place)
+/// Read flows for as long as they are laid out like the last one.
+///
+/// Gives the place behind the last value that belongs to a whole flow and, when it is a flow that is
+/// laid out otherwise that follows, where that starts.
+fn read_alike(
+    body: &[u8],
+    mut place: usize,
+    layout: &Layout,
+    out: &mut Flows,
+) -> Result<(usize, Option<usize>), NotPlain> {
+    while let Some(first) = layout.gaps[0].step(body, place) {
+        let mut values = Values::default();
+        let mut next = first;
+        for number in 0..MEMBER_COUNT {
+            if number > 0 {
+                let Some(behind) = layout.gaps[number].step(body, next) else {
+                    return Ok((place, Some(first - layout.bytes_from_brace())));
+                };
+                next = behind;
+            }
+            let member = layout.members[number];
+            next = read_value(body, next, member, &mut values, &mut out.interner)?;
+        }
+        place = next;
+        out.flows.push(values.flow());
     }
+    Ok((place, None))
+}
 
-    /// The 16 bytes from a place on; behind the end are zeros, which are part of no plain value.
-    #[inline(always)]
-    fn load_at(&self, place: usize) -> [u8; 16] {
-        match self.body.get(place..).and_then(<[u8]>::first_chunk) {
-            Some(bytes) => *bytes,
-            None => self.load_last(place),
+/// Read a value, a string from behind its first quote on, and give the place behind it.
+#[inline(always)]
+fn read_value(
+    body: &[u8],
+    place: usize,
+    member: usize,
+    values: &mut Values,
+    interner: &mut Interner,
+) -> Result<usize, NotPlain> {
+    if member < FIRST_NUMBER {
+        let (name, place) = read_name(body, place, interner)?;
+        values.names[member] = name;
+        Ok(place)
+    } else {
+        let (number, place) = read_number(body, place)?;
+        let member = (member - FIRST_NUMBER) % NUMBER_MAX.len(); // spares a check of bounds
+        if number > NUMBER_MAX[member] {
+            return Err(NotPlain);
+        }
+        values.numbers[member] = number;
+        Ok(place)
+    }
+}
+
+#[inline(always)]
+fn read_name(body: &[u8], place: usize, interner: &mut Interner) -> Result<(u32, usize), NotPlain> {
+    let bytes = load(body, place);
+    let size = plain_bytes(bytes);
+    if size > SHORT_BYTES_MAX {
+        return read_long_name(body, place, interner);
+    }
+    if body.get(place + size) != Some(&b'"') {
+        return Err(NotPlain);
+    }
+    let name = interner.short(bytes & low_bytes(size)).ok_or(NotPlain)?;
+    Ok((name, place + size + 1))
+}
+
+#[inline(never)]
+fn read_long_name(
+    body: &[u8],
+    place: usize,
+    interner: &mut Interner,
+) -> Result<(u32, usize), NotPlain> {
+    let mut size = 0;
+    loop {
+        let plain = plain_bytes(load(body, place + size));
+        size += plain;
+        if plain < 16 {
+            break;
+        }
+        if size > NAME_BYTES_MAX {
+            return Err(NotPlain);
         }
     }
-
-    #[cold]
-    fn load_last(&self, place: usize) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        if let Some(rest) = self.body.get(place..) {
-            bytes[..rest.len()].copy_from_slice(rest);
-        }
-        bytes
+    if body.get(place + size) != Some(&b'"') {
+        return Err(NotPlain);
     }
+    let name = interner.number(&body[place..place + size]);
+    Ok((name.ok_or(NotPlain)?, place + size + 1))
+}
+
+/// Read digits; what follows them is not looked at.
+#[inline(always)]
+fn read_number(body: &[u8], place: usize) -> Result<(u64, usize), NotPlain> {
+    let bytes = load(body, place);
+    let size = digits(bytes as u64);
+    if size == 0 || (size > 1 && bytes as u8 == b'0') {
+        return Err(NotPlain);
+    }
+    let number = parse_digits(bytes as u64, size);
+    if size == 8 {
+        return read_long_number(body, place + 8, number);
+    }
+    Ok((number, place + size))
+}
+
+/// Go on with a number behind its first 8 digits.
+#[inline(never)]
+fn read_long_number(
+    body: &[u8],
+    mut place: usize,
+    mut number: u64,
+) -> Result<(u64, usize), NotPlain> {
+    let bytes = load(body, place) as u64;
+    let size = digits(bytes);
+    place += size;
+    if size > 0 {
+        number = number * 10_u64.pow(size as u32) + parse_digits(bytes, size);
+    }
+    if size == 8 {
+        while let Some(digit @ b'0'..=b'9') = body.get(place) {
+            let tens = number.checked_mul(10).ok_or(NotPlain)?;
+            number = tens.checked_add(u64::from(digit - b'0')).ok_or(NotPlain)?;
+            place += 1;
+        }
+    }
+    Ok((number, place))
+}
+
+/// The 16 bytes from a place on; behind the end are zeros, which are part of no plain value.
+#[inline(always)]
+fn load(body: &[u8], place: usize) -> u128 {
+    match body.get(place..).and_then(<[u8]>::first_chunk) {
+        Some(bytes) => u128::from_le_bytes(*bytes),
+        None => load_last(body, place),
+    }
+}
+
+#[cold]
+fn load_last(body: &[u8], place: usize) -> u128 {
+    let mut bytes = [0; 16];
+    if let Some(rest) = body.get(place..) {
+        bytes[..rest.len()].copy_from_slice(rest);
+    }
+    u128::from_le_bytes(bytes)
 }
 
 /// A mask of the first `size` bytes, 0 to 16.
@@ -424,7 +451,7 @@ fn low_bytes(size: usize) -> u128 {
 /// How many bytes come before the first quote, backslash or byte below 0x20; 16 when there is none.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn plain_bytes(bytes: [u8; 16]) -> usize {
+fn plain_bytes(bytes: u128) -> usize {
     use std::arch::x86_64::{
         _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
         _mm_set1_epi8,
@@ -440,16 +467,16 @@ fn plain_bytes(bytes: [u8; 16]) -> usize {
         _mm_movemask_epi8(found) as u32
     }
     // SAFETY: what `find` needs is SSE2, and SSE2 is part of every x86-64 processor.
-    let found = unsafe { find(u128::from_le_bytes(bytes)) };
+    let found = unsafe { find(bytes) };
     (found | 1 << 16).trailing_zeros() as usize
 }
 
 /// How many bytes come before the first quote, backslash or byte below 0x20; 16 when there is none.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn plain_bytes(bytes: [u8; 16]) -> usize {
+fn plain_bytes(bytes: u128) -> usize {
     let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
-    bytes.iter().position(special).unwrap_or(16)
+    bytes.to_le_bytes().iter().position(special).unwrap_or(16)
 }
 
 const fn each(byte: u8) -> u64 {
