@@ -9,7 +9,9 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
 
-use crate::interner::{Interner, KeyBuffer};
+use crate::flows::Flow;
+use crate::frame::NAME_BYTES_MAX;
+use crate::interner::Interner;
 
 /// Hash a name for a table in memory; `keys` are random, so that nobody can aim.
 #[inline]
@@ -40,37 +42,59 @@ pub fn batch_id(seed: u64, principal: &[u8], key: &[u8], body: &[u8]) -> u128 {
     state.digest128().max(1)
 }
 
+/// How many keys are written before they are hashed: what has just been written byte by byte is slow
+/// to read word by word.
+pub const KEYS_AT_ONCE: usize = 16;
+
+/// The keys of some flows, one behind the other, and room for what `put_prefixed` writes behind.
+pub type KeyBuffer = [u8; KEYS_AT_ONCE * (3 * (2 + NAME_BYTES_MAX) + 4) + 16];
+
 /// Tells the shards of flows: xxh3_64(src_app, dest_app, vpc_id, day; seed) mod shard count.
-pub struct ShardOf {
+pub struct Sharder {
     seed: u64,
     shard_count: u64,
-    key: KeyBuffer,
+    keys: KeyBuffer,
 }
 
-impl ShardOf {
+impl Sharder {
     /// `seed`: the data directory's; `shard_count`: 1 … 64.
-    pub fn new(seed: u64, shard_count: usize) -> ShardOf {
-        ShardOf {
+    pub fn new(seed: u64, shard_count: usize) -> Sharder {
+        Sharder {
             seed,
             shard_count: shard_count as u64,
-            key: [0; size_of::<KeyBuffer>()],
+            keys: [0; size_of::<KeyBuffer>()],
         }
     }
 
-    /// Give a shard, 0 … shard count - 1, for a flow's names and its day, floor(hour / 24).
-    #[inline]
-    pub fn shard(&mut self, interner: &Interner, names: &[u32; 3], day: u32) -> usize {
+    /// Give the shards, 0 … shard count - 1, of some flows, at most `KEYS_AT_ONCE`.
+    ///
+    /// `days`: floor(hour / 24) of each of the hours that the flows name by their ranks.
+    pub fn shards(
+        &mut self,
+        interner: &Interner,
+        flows: &[Flow],
+        days: &[u32],
+    ) -> impl Iterator<Item = usize> {
+        let mut ends = [0; KEYS_AT_ONCE];
         let mut size = 0;
-        for &name in names {
-            size = interner.put_prefixed(name, &mut self.key, size);
+        for (flow, end) in flows.iter().zip(&mut ends) {
+            for &name in &flow.names {
+                size = interner.put_prefixed(name, &mut self.keys, size);
+            }
+            let day = days[flow.hour as usize];
+            self.keys[size..size + 4].copy_from_slice(&day.to_le_bytes());
+            size += 4;
+            *end = size;
         }
-        self.key[size..size + 4].copy_from_slice(&day.to_le_bytes());
-        let hash = xxh3_64_with_seed(&self.key[..size + 4], self.seed);
-        let shard = if self.shard_count.is_power_of_two() {
-            hash & (self.shard_count - 1)
-        } else {
-            hash % self.shard_count
-        };
-        shard as usize
+        let mut start = 0;
+        ends.into_iter().take(flows.len()).map(move |end| {
+            let hash = xxh3_64_with_seed(&self.keys[start..end], self.seed);
+            start = end;
+            if self.shard_count.is_power_of_two() {
+                (hash & (self.shard_count - 1)) as usize
+            } else {
+                (hash % self.shard_count) as usize
+            }
+        })
     }
 }

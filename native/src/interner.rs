@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::frame::{NAME_BYTES_MAX, has_control};
-use crate::hashing::hash_name;
+use crate::hashing::{KeyBuffer, hash_name};
 
 /// The longest name that is held as an integer.
 pub const SHORT_BYTES_MAX: usize = 15;
@@ -136,19 +136,19 @@ impl Interner {
         Some(number)
     }
 
-    /// Put a name behind its length into `key` at `offset`, and give the offset behind it.
+    /// Put a name behind its length into `keys` at `offset`, and give the offset behind it.
     #[inline]
-    pub fn put_prefixed(&self, number: u32, key: &mut KeyBuffer, offset: usize) -> usize {
+    pub fn put_prefixed(&self, number: u32, keys: &mut KeyBuffer, offset: usize) -> usize {
         let name = &self.names[number as usize];
-        key[offset..offset + 2].copy_from_slice(&name.size.to_le_bytes());
+        keys[offset..offset + 2].copy_from_slice(&name.size.to_le_bytes());
         let start = offset + 2;
         let size = usize::from(name.size);
         if name.low != 0 {
             // All 16 bytes at once; what is behind the name is overwritten.
-            key[start..start + 8].copy_from_slice(&name.low.to_le_bytes());
-            key[start + 8..start + 16].copy_from_slice(&name.high.to_le_bytes());
+            keys[start..start + 8].copy_from_slice(&name.low.to_le_bytes());
+            keys[start + 8..start + 16].copy_from_slice(&name.high.to_le_bytes());
         } else {
-            key[start..start + size].copy_from_slice(self.name(number));
+            keys[start..start + size].copy_from_slice(self.name(number));
         }
         start + size
     }
@@ -207,6 +207,3 @@ impl Interner {
         }
     }
 }
-
-/// Room for the key of a flow with the longest names, and for what `put_prefixed` writes behind it.
-pub type KeyBuffer = [u8; 3 * (2 + NAME_BYTES_MAX) + 16];

@@ -5,8 +5,8 @@
 
 use crate::decode::{decode_array, decode_lines};
 use crate::flows::{Flow, Flows, NotPlain};
-use crate::frame::{self, NAME_BYTES_MAX};
-use crate::hashing::ShardOf;
+use crate::frame;
+use crate::hashing::{KEYS_AT_ONCE, Sharder};
 use crate::interner::Interner;
 use crate::scan::scan;
 
@@ -118,11 +118,13 @@ impl Splitter {
             self.rows[0].extend(0..flows.len() as u32);
             return;
         }
-        let mut shard_of = ShardOf::new(seed, shard_count);
-        for (number, flow) in flows.iter().enumerate() {
-            let day = self.hours.days[flow.hour as usize];
-            let shard = shard_of.shard(interner, &flow.names, day);
-            self.rows[shard].push(number as u32);
+        let mut sharder = Sharder::new(seed, shard_count);
+        let mut number = 0;
+        for some in flows.chunks(KEYS_AT_ONCE) {
+            for shard in sharder.shards(interner, some, &self.hours.days) {
+                self.rows[shard].push(number);
+                number += 1;
+            }
         }
     }
 }
@@ -252,5 +254,3 @@ impl Encoder {
         }
     }
 }
-
-const _: () = assert!(NAME_BYTES_MAX <= u16::MAX as usize);
