@@ -33,16 +33,8 @@ pub struct Flow {
 pub struct NotPlain;
 
 /// What parsers fill.
+#[derive(Default)]
 pub struct Flows {
     pub interner: Interner,
     pub flows: Vec<Flow>,
-}
-
-impl Flows {
-    pub fn new() -> Flows {
-        Flows {
-            interner: Interner::new(),
-            flows: Vec::new(),
-        }
-    }
 }

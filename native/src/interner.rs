@@ -48,8 +48,8 @@ pub struct Interner {
     arena: Vec<u8>,
 }
 
-impl Interner {
-    pub fn new() -> Interner {
+impl Default for Interner {
+    fn default() -> Self {
         let random = RandomState::default();
         let key = |number: u64| {
             let mut hasher = random.build_hasher();
@@ -65,7 +65,9 @@ impl Interner {
             arena: Vec::new(),
         }
     }
+}
 
+impl Interner {
     /// How many names there are.
     pub fn count(&self) -> usize {
         self.names.len()
@@ -80,7 +82,7 @@ impl Interner {
     /// Forget all names when there are too many; to be called between bodies.
     pub fn trim(&mut self) {
         if self.names.len() > KEPT_NAMES_MAX {
-            *self = Interner::new();
+            *self = Interner::default();
         }
     }
 

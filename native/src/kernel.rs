@@ -107,14 +107,15 @@ impl NativeKernel {
         seed: u64,
         principal: &[u8],
         key: &[u8],
-        body: PyBackedBytes,
-    ) -> u128 {
+        body: &Bound<'_, PyAny>,
+    ) -> PyResult<u128> {
+        let body = frame_bytes(body)?;
         let work = || hashing::batch_id(seed, principal, key, &body);
-        if body.len() > LOCKED_BYTES_MAX {
+        Ok(if body.len() > LOCKED_BYTES_MAX {
             py.detach(work)
         } else {
             work()
-        }
+        })
     }
 
     fn frame_flows(&self, frame: &Bound<'_, PyAny>) -> PyResult<u32> {
@@ -150,7 +151,7 @@ impl NativeKernel {
             .splitters
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        idle.pop().unwrap_or_else(Splitter::new)
+        idle.pop().unwrap_or_default()
     }
 
     fn keep_splitter(&self, splitter: Splitter) {
@@ -174,10 +175,8 @@ impl NativeKernel {
 
 /// Take the bytes of a bytes object without a copy, of another buffer with one.
 pub fn frame_bytes(object: &Bound<'_, PyAny>) -> PyResult<FrameBytes> {
-    if let Ok(bytes) = object.extract::<PyBackedBytes>()
-        && object.is_exact_instance_of::<PyBytes>()
-    {
-        return Ok(bytes.into());
+    if let Ok(bytes) = object.cast::<PyBytes>() {
+        return Ok(PyBackedBytes::from(bytes.clone()).into());
     }
     let buffer = PyBuffer::<u8>::get(object).map_err(|_| {
         PyTypeError::new_err("bytes or a memoryview of bytes, please, not anything else")
@@ -193,7 +192,7 @@ fn with_commas(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

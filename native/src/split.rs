@@ -7,7 +7,6 @@ use crate::decode::{decode_array, decode_lines};
 use crate::flows::{Flow, Flows, NotPlain};
 use crate::frame;
 use crate::hashing::{KEYS_AT_ONCE, Sharder};
-use crate::interner::Interner;
 use crate::scan::scan;
 
 /// Longer bodies are the reference's: places in what is built from a body are 32-bit numbers.
@@ -28,6 +27,7 @@ pub enum Outcome {
 }
 
 /// Splits bodies, one at a time; keeps names and buffers from body to body.
+#[derive(Default)]
 pub struct Splitter {
     parsed: Flows,
     hours: Hours,
@@ -37,15 +37,6 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    pub fn new() -> Splitter {
-        Splitter {
-            parsed: Flows::new(),
-            hours: Hours::default(),
-            encoder: Encoder::default(),
-            rows: Vec::new(),
-        }
-    }
-
     /// Split a body.
     ///
     /// * `lines`: whether it is one object a line, else one array.
@@ -61,13 +52,9 @@ impl Splitter {
     ) -> Outcome {
         self.parsed.interner.trim();
         if self.parsed.flows.capacity() > KEPT_FLOWS_MAX {
-            *self = Splitter {
-                parsed: Flows {
-                    flows: Vec::new(),
-                    interner: std::mem::replace(&mut self.parsed.interner, Interner::new()),
-                },
-                ..Splitter::new()
-            };
+            let interner = std::mem::take(&mut self.parsed.interner);
+            *self = Splitter::default();
+            self.parsed.interner = interner;
         }
         if self.parse(body, lines).is_err() {
             return Outcome::Refused;
