@@ -56,7 +56,9 @@ impl FrameSlice {
 pub fn buckets(frame: &Bound<'_, PyAny>) -> PyResult<Vec<(u32, FrameSlice)>> {
     let slices = slices_by_hour(Frame::parse(frame_bytes(frame)?)?)?;
     let slices = slices.into_iter();
-    Ok(slices.map(|(hour, part)| (hour, FrameSlice(part))).collect())
+    Ok(slices
+        .map(|(hour, part)| (hour, FrameSlice(part)))
+        .collect())
 }
 
 /// See `interface.Names`.
@@ -132,7 +134,12 @@ impl Table {
         hour: u32,
         filters: [Vec<Bound<'py, PyString>>; 3],
         group: Vec<String>,
-        after: Option<(i64, Bound<'py, PyString>, Bound<'py, PyString>, Bound<'py, PyString>)>,
+        after: Option<(
+            i64,
+            Bound<'py, PyString>,
+            Bound<'py, PyString>,
+            Bound<'py, PyString>,
+        )>,
         limit: usize,
     ) -> PyResult<(Bound<'py, PyBytes>, bool)> {
         let mut names = self.names.borrow_mut(py);

@@ -59,6 +59,29 @@ impl Filter {
     pub fn passes(&self, ids: &RowIds) -> bool {
         self.0.iter().zip(ids).all(|(allowed, &id)| allowed.has(id))
     }
+
+    /// Tell for each of some rows, a bit each, whether it passes.
+    pub fn mark(&self, rows: &[RowIds]) -> Vec<u64> {
+        let mut passing = vec![u64::MAX; rows.len().div_ceil(64)];
+        for (column, allowed) in self.0.iter().enumerate() {
+            match allowed {
+                Allowed::All => {}
+                // One is the rule, and worth a loop of its own.
+                Allowed::Few(ids) if ids.len() == 1 => {
+                    keep(&mut passing, rows, |row| row[column] == ids[0]);
+                }
+                _ => keep(&mut passing, rows, |row| allowed.has(row[column])),
+            }
+        }
+        passing
+    }
+}
+
+fn keep(passing: &mut [u64], rows: &[RowIds], passes: impl Fn(&RowIds) -> bool) {
+    for (word, rows) in passing.iter_mut().zip(rows.chunks(64)) {
+        let bits = rows.iter().enumerate();
+        *word &= bits.fold(0, |word, (bit, row)| word | u64::from(passes(row)) << bit);
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +94,26 @@ mod tests {
             let allowed = Allowed::these((0..count).map(|id| id * 3).collect());
             for id in 0..1_000 {
                 assert_eq!(allowed.has(id), id % 3 == 0 && id / 3 < count);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_marked_as_they_pass() {
+        let rows: Vec<RowIds> = (0..200).map(|row| [row % 3, row % 20, row % 7]).collect();
+        let one = || Allowed::these(vec![1]);
+        let many = || Allowed::these((0..10).collect());
+        for filter in [
+            Filter([one(), Allowed::All, Allowed::All]),
+            Filter([Allowed::All, many(), Allowed::these(vec![2, 5])]),
+            Filter([one(), many(), one()]),
+        ] {
+            let marks = filter.mark(&rows);
+            for (place, row) in rows.iter().enumerate() {
+                assert_eq!(
+                    marks[place / 64] >> (place % 64) & 1 == 1,
+                    filter.passes(row)
+                );
             }
         }
     }

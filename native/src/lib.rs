@@ -22,6 +22,7 @@ pub mod scan;
 pub mod slice;
 pub mod split;
 pub mod table;
+pub mod tournament;
 
 use pyo3::prelude::*;
 

@@ -228,7 +228,8 @@ impl Merge {
     pub fn feed(&mut self, source: usize, pages: Vec<Frame>, last: bool) {
         let fed = &mut self.sources[source];
         let pages = pages.into_iter().filter(|page| page.rows() > 0);
-        fed.pages.extend(pages.map(|page| Page::new(page, self.group)));
+        fed.pages
+            .extend(pages.map(|page| Page::new(page, self.group)));
         fed.last = last;
         if let Some(page) = fed.pages.back() {
             fed.fed_to = Some(page.key(page.rows() - 1));
@@ -250,7 +251,10 @@ impl Merge {
             self.started = true;
         }
         let heads = self.certain();
-        let taken: Vec<(usize, usize)> = heads.iter().map(|head| (head.at.source, head.rows_left)).collect();
+        let taken: Vec<(usize, usize)> = heads
+            .iter()
+            .map(|head| (head.at.source, head.rows_left))
+            .collect();
         self.last_at = None;
         match heads.len() {
             0 => {}
@@ -385,7 +389,8 @@ impl Merge {
             hour: page.hours[at.row],
         };
         let first = self.rows == 0;
-        self.renderer.row(out, &page.frame, &mut page.cells, &row, first);
+        self.renderer
+            .row(out, &page.frame, &mut page.cells, &row, first);
         self.rows += 1;
         self.last_at = Some(at);
         true
@@ -444,7 +449,11 @@ mod tests {
     fn equal_keys_add_up_and_wait_for_every_source() {
         let mut merge = Merge::new(2, Format::Csv, ALL, None);
         assert_eq!(merge.wanted(), [0, 1]);
-        merge.feed(0, vec![page(1, &[("a", 1), ("b", 2)]), page(1, &[("d", 3)])], false);
+        merge.feed(
+            0,
+            vec![page(1, &[("a", 1), ("b", 2)]), page(1, &[("d", 3)])],
+            false,
+        );
         merge.feed(1, vec![page(1, &[("b", COUNTER_MAX), ("c", 5)])], false);
         let head = "src_app,dest_app,vpc_id,bytes_tx,bytes_rx,hour\n";
         let rows = format!("-,a,-,1,1,1\n-,b,-,{COUNTER_MAX},{COUNTER_MAX},1\n-,c,-,5,5,1\n");

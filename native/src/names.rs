@@ -98,8 +98,7 @@ impl NameSet {
 
     /// Give a name's id.
     pub fn find(&self, name: &[u8]) -> Option<u32> {
-        self.index
-            .find(self.hash(name), |id| self.get(id) == name)
+        self.index.find(self.hash(name), |id| self.get(id) == name)
     }
 
     /// Give a name's id, the next one if it is new; 1 to 256 bytes.
@@ -120,7 +119,11 @@ impl NameSet {
     }
 
     fn push(&mut self, name: &[u8]) {
-        if self.chunks.last().is_none_or(|chunk| chunk.len() + name.len() > CHUNK_BYTES) {
+        if self
+            .chunks
+            .last()
+            .is_none_or(|chunk| chunk.len() + name.len() > CHUNK_BYTES)
+        {
             self.chunks.push(Vec::with_capacity(CHUNK_BYTES));
         }
         if self.count.is_multiple_of(ENTRIES) {
@@ -227,7 +230,16 @@ mod tests {
     #[test]
     fn names_compare_as_their_bytes_do() {
         let mut names = NameSet::default();
-        let texts = ["a", "ab", "abcdefgh", "abcdefghi", "abcdefgi", "é", "\u{10000}", "z"];
+        let texts = [
+            "a",
+            "ab",
+            "abcdefgh",
+            "abcdefghi",
+            "abcdefgi",
+            "é",
+            "\u{10000}",
+            "z",
+        ];
         let ids = texts.map(|text| names.intern(text.as_bytes()));
         for (one, &id) in texts.iter().zip(&ids) {
             for (other, &other_id) in texts.iter().zip(&ids) {

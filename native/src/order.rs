@@ -8,9 +8,11 @@
 
 use std::cmp::Ordering;
 
+use crate::filter::Filter;
 use crate::frame::{DEST, SRC, VPC};
 use crate::names::{NameSet, Numbering, prefix_of};
 use crate::rows::{BLOCK_ROWS, RowIds, Rows};
+use crate::tournament::Tournament;
 
 /// What rows are sorted by, in this order.
 const SORTED_BY: [usize; 3] = [VPC, SRC, DEST];
@@ -18,6 +20,9 @@ const WAITING_MAX: usize = 3;
 const RADIX_BITS: u32 = 11;
 /// Below, comparing is faster than counting digits.
 const RADIX_ROWS_MIN: usize = 1 << 10;
+
+/// How many rows of a run are looked at one by one before all of its block are.
+const PATIENCE: usize = 256;
 
 /// The names of a key that a walk starts behind, in the order of `RowIds`.
 pub type KeyNames = [Vec<u8>; 3];
@@ -104,9 +109,10 @@ impl RowOrder {
         let in_block = |row: usize| row - block * BLOCK_ROWS;
         let new = in_block(self.sorted)..in_block(end - 1) + 1;
         let mut places: Vec<u16> = new.map(|place| place as u16).collect();
-        while let Some(run) = self.runs.pop_if(|run| {
-            run.block == block && (is_full || run.places.len() < 2 * places.len())
-        }) {
+        while let Some(run) = self
+            .runs
+            .pop_if(|run| run.block == block && (is_full || run.places.len() < 2 * places.len()))
+        {
             places.extend_from_slice(&run.places);
         }
         sort_places(&mut places, rows.block_ids(block), names, numbering);
@@ -115,23 +121,19 @@ impl RowOrder {
         self.sorted = end;
     }
 
-    /// Give the rows in key order, behind a key if one is given, those that pass.
-    pub fn walk<'a, F: Fn(&RowIds) -> bool>(
+    /// Give the rows in key order, behind a key if one is given, those that pass a filter.
+    pub fn walk<'a>(
         &'a self,
         rows: &'a Rows,
         names: &'a NameSet,
         after: Option<&KeyNames>,
-        passes: F,
-    ) -> Walk<'a, F> {
-        let mut walk = Walk {
-            names,
-            heads: Vec::with_capacity(self.runs.len()),
-            passes,
-        };
+        filter: Option<&'a Filter>,
+    ) -> Walk<'a> {
+        let bound = after.map(|key| Bound::new(names, key, [true; 3]));
+        let mut heads = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
             let ids = rows.block_ids(run.block);
-            let start = after.map_or(0, |key| {
-                let bound = Bound::new(names, key, [true; 3]);
+            let start = bound.as_ref().map_or(0, |bound| {
                 run.places
                     .partition_point(|&place| bound.order_of(&ids[usize::from(place)]).is_le())
             });
@@ -139,88 +141,119 @@ impl RowOrder {
                 ids,
                 block: run.block,
                 rest: &run.places[start..],
-                key: [0; 3],
-                row: 0,
+                passing: None,
+                next: None,
             };
-            if head.advance(&walk.passes) {
-                walk.heads.push(head);
+            head.advance(names, filter);
+            if head.next.is_some() {
+                heads.push(head);
             }
         }
-        for at in (0..walk.heads.len() / 2).rev() {
-            walk.sift_down(at);
+        let is_before = |one, other| is_before(names, &heads, one, other);
+        Walk {
+            tournament: (!heads.is_empty()).then(|| Tournament::new(heads.len(), is_before)),
+            names,
+            heads,
+            filter,
         }
-        walk
     }
 }
 
-/// A run on a walk, at its next row that passes.
+/// A row on a walk; the prefixes of its names decide most comparisons.
+struct Next {
+    ids: RowIds,
+    prefixes: [u64; 3],
+    row: u32,
+}
+
+/// A run on a walk.
 struct Head<'a> {
     ids: &'a [RowIds],
     block: usize,
     rest: &'a [u16],
-    key: RowIds,
-    row: u32,
+    /// A bit for each row of the block, made when many in turn did not pass.
+    passing: Option<Vec<u64>>,
+    /// The next row that passes, None behind the last.
+    next: Option<Next>,
 }
 
 impl Head<'_> {
     #[inline]
-    fn advance(&mut self, passes: impl Fn(&RowIds) -> bool) -> bool {
-        while let Some((&place, rest)) = self.rest.split_first() {
-            self.rest = rest;
-            let ids = &self.ids[usize::from(place)];
-            if passes(ids) {
-                self.key = *ids;
-                self.row = (self.block * BLOCK_ROWS + usize::from(place)) as u32;
-                return true;
+    fn advance(&mut self, names: &NameSet, filter: Option<&Filter>) {
+        let at = match filter {
+            None => 0,
+            Some(filter) => self.find_passing(filter),
+        };
+        self.next = self.rest.get(at).map(|&place| {
+            let ids = self.ids[usize::from(place)];
+            Next {
+                ids,
+                prefixes: ids.map(|id| names.prefix(id)),
+                row: (self.block * BLOCK_ROWS + usize::from(place)) as u32,
             }
-        }
-        false
+        });
+        self.rest = self.rest.get(at + 1..).unwrap_or(&[]);
     }
+
+    /// Tell how many rows do not pass before one that does.
+    fn find_passing(&mut self, filter: &Filter) -> usize {
+        let mut skipped = 0;
+        if self.passing.is_none() {
+            let tried = &self.rest[..self.rest.len().min(PATIENCE)];
+            let passes = |&place: &u16| filter.passes(&self.ids[usize::from(place)]);
+            if let Some(at) = tried.iter().position(passes) {
+                return at;
+            }
+            skipped = tried.len();
+        }
+        let passing = self.passing.get_or_insert_with(|| filter.mark(self.ids));
+        let passes = |&place: &u16| passing[usize::from(place) / 64] >> (place % 64) & 1 == 1;
+        let rest = &self.rest[skipped..];
+        skipped + rest.iter().position(passes).unwrap_or(rest.len())
+    }
+}
+
+#[inline]
+fn is_before(names: &NameSet, heads: &[Head], one: usize, other: usize) -> bool {
+    let (Some(one), Some(other)) = (&heads[one].next, &heads[other].next) else {
+        return heads[one].next.is_some();
+    };
+    for column in SORTED_BY {
+        if one.ids[column] != other.ids[column] {
+            let order = one.prefixes[column].cmp(&other.prefixes[column]);
+            return order
+                .then_with(|| names.compare(one.ids[column], other.ids[column]))
+                .is_lt();
+        }
+    }
+    false
 }
 
 /// Row numbers in key order.
-pub struct Walk<'a, F> {
+pub struct Walk<'a> {
     names: &'a NameSet,
-    /// A heap: none is behind its children, 2 · i + 1 and 2 · i + 2.
     heads: Vec<Head<'a>>,
-    passes: F,
+    filter: Option<&'a Filter>,
+    /// Of the heads, if there are any.
+    tournament: Option<Tournament>,
 }
 
-impl<F: Fn(&RowIds) -> bool> Walk<'_, F> {
-    fn sift_down(&mut self, mut at: usize) {
-        loop {
-            let mut child = 2 * at + 1;
-            if child >= self.heads.len() {
-                return;
-            }
-            if child + 1 < self.heads.len() && self.is_before(child + 1, child) {
-                child += 1;
-            }
-            if !self.is_before(child, at) {
-                return;
-            }
-            self.heads.swap(child, at);
-            at = child;
-        }
-    }
-
-    #[inline]
-    fn is_before(&self, one: usize, other: usize) -> bool {
-        compare_ids(self.names, &self.heads[one].key, &self.heads[other].key).is_lt()
-    }
-}
-
-impl<F: Fn(&RowIds) -> bool> Iterator for Walk<'_, F> {
+impl Iterator for Walk<'_> {
     type Item = u32;
 
     #[inline]
     fn next(&mut self) -> Option<u32> {
-        let head = self.heads.first_mut()?;
-        let row = head.row;
-        if !head.advance(&self.passes) {
-            self.heads.swap_remove(0);
-        }
-        self.sift_down(0);
+        let Walk {
+            names,
+            heads,
+            filter,
+            tournament,
+        } = self;
+        let tournament = tournament.as_mut()?;
+        let head = &mut heads[tournament.winner()];
+        let row = head.next.as_ref()?.row;
+        head.advance(names, *filter);
+        tournament.replay(|one, other| is_before(names, heads, one, other));
         Some(row)
     }
 }
@@ -228,12 +261,7 @@ impl<F: Fn(&RowIds) -> bool> Iterator for Walk<'_, F> {
 /// Sort places of a block by their rows' keys, of which no two are equal.
 ///
 /// The names of each column are ranked first, so that rows are sorted by one integer each.
-fn sort_places(
-    places: &mut [u16],
-    ids: &[RowIds],
-    names: &NameSet,
-    numbering: &mut Numbering,
-) {
+fn sort_places(places: &mut [u16], ids: &[RowIds], names: &NameSet, numbering: &mut Numbering) {
     let mut keys = vec![0_u64; places.len()];
     let mut bits = 0;
     let mut numbers = Vec::with_capacity(places.len());
@@ -304,12 +332,16 @@ fn radix_sort(keys: &mut Vec<u64>, low: u32, high: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::Allowed;
 
     struct Random(u64);
 
     impl Random {
         fn below(&mut self, bound: u64) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (self.0 >> 33) % bound
         }
     }
@@ -320,16 +352,20 @@ mod tests {
 
     fn check(order: &mut RowOrder, rows: &Rows, names: &NameSet, numbering: &mut Numbering) {
         order.catch_up(rows, names, numbering);
-        let walked: Vec<u32> = order.walk(rows, names, None, |_| true).collect();
+        let walked: Vec<u32> = order.walk(rows, names, None, None).collect();
         let mut expected: Vec<u32> = (0..rows.len() as u32).collect();
         expected.sort_by_cached_key(|&row| key_of(names, rows.ids(row)));
         assert!(walked == expected);
         let middle = rows.ids(expected[expected.len() / 2]);
         let after = middle.map(|id| names.get(id).to_vec());
-        let odd = |ids: &RowIds| ids[SRC] % 2 == 1;
-        let behind = order.walk(rows, names, Some(&after), odd);
-        let expected = expected[expected.len() / 2 + 1..].iter().copied();
-        assert!(behind.eq(expected.filter(|&row| odd(rows.ids(row)))));
+        for share in [2, 40, 3_000] {
+            let some = (0..names.count() as u32).filter(|id| id % share == 1);
+            let some = Allowed::these(some.collect());
+            let filter = Filter([some, Allowed::All, Allowed::All]);
+            let behind = order.walk(rows, names, Some(&after), Some(&filter));
+            let expected = expected[expected.len() / 2 + 1..].iter().copied();
+            assert!(behind.eq(expected.filter(|&row| filter.passes(rows.ids(row)))));
+        }
     }
 
     #[test]

@@ -71,7 +71,11 @@ impl Found {
         }
         let texts: Vec<&[u8]> = numbering.ids().iter().map(|&id| names.get(id)).collect();
         let groups = [(hour, self.ids.len() as u32)];
-        let groups = if self.ids.is_empty() { &[] } else { &groups[..] };
+        let groups = if self.ids.is_empty() {
+            &[]
+        } else {
+            &groups[..]
+        };
         let columns = [SRC, DEST, VPC].map(|column| kept[column].then_some(&columns[column][..]));
         encode(&texts, groups, columns, &self.tx, &self.rx)
     }
@@ -87,14 +91,10 @@ pub fn find_rows(
     let filter = &question.filter;
     let after = question.after.as_ref();
     if filter.passes_none() {
-        (Found::default(), true)
-    } else if filter.passes_all() {
-        let walk = order.walk(rows, names, after, |_| true);
-        take_rows(rows, walk, question.limit)
-    } else {
-        let walk = order.walk(rows, names, after, |ids| filter.passes(ids));
-        take_rows(rows, walk, question.limit)
+        return (Found::default(), true);
     }
+    let filter = (!filter.passes_all()).then_some(filter);
+    take_rows(rows, order.walk(rows, names, after, filter), question.limit)
 }
 
 fn take_rows(rows: &Rows, mut walk: impl Iterator<Item = u32>, limit: usize) -> (Found, bool) {
@@ -126,11 +126,13 @@ pub fn find_groups(rows: &Rows, names: &NameSet, question: &Question) -> (Found,
     }
     let bound = question.after.as_ref();
     let bound = bound.map(|key| Bound::new(names, key, kept));
-    let is_behind = |ids: &RowIds| bound.as_ref().is_none_or(|bound| bound.order_of(ids).is_gt());
-    let mut groups: Vec<(RowIds, RowSums)> = sums
-        .into_iter()
-        .filter(|(ids, _)| is_behind(ids))
-        .collect();
+    let is_behind = |ids: &RowIds| {
+        bound
+            .as_ref()
+            .is_none_or(|bound| bound.order_of(ids).is_gt())
+    };
+    let mut groups: Vec<(RowIds, RowSums)> =
+        sums.into_iter().filter(|(ids, _)| is_behind(ids)).collect();
     let is_last = groups.len() <= question.limit;
     if !is_last {
         groups.select_nth_unstable_by(question.limit, |a, b| compare_ids(names, &a.0, &b.0));

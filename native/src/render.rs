@@ -40,7 +40,9 @@ pub struct Cells {
 
 impl Cells {
     pub fn new(names: usize, group: Group) -> Cells {
-        let places = group.names.map(|kept| vec![(0, 0); if kept { names } else { 0 }]);
+        let places = group
+            .names
+            .map(|kept| vec![(0, 0); if kept { names } else { 0 }]);
         Cells {
             places,
             text: Vec::new(),
@@ -117,7 +119,8 @@ impl Renderer {
             Format::Ndjson => {}
             Format::Csv => {
                 let names = NAME_MEMBERS.iter().zip(self.group.names);
-                let mut members: Vec<&str> = names.filter(|name| name.1).map(|name| *name.0).collect();
+                let mut members: Vec<&str> =
+                    names.filter(|name| name.1).map(|name| *name.0).collect();
                 members.extend(["bytes_tx", "bytes_rx"]);
                 if self.group.hour {
                     members.push("hour");
@@ -139,7 +142,14 @@ impl Renderer {
 
     /// Put down a row of a page; `first` if it is the answer's first.
     #[inline]
-    pub fn row(&mut self, out: &mut Vec<u8>, page: &Frame, cells: &mut Cells, row: &Row, first: bool) {
+    pub fn row(
+        &mut self,
+        out: &mut Vec<u8>,
+        page: &Frame,
+        cells: &mut Cells,
+        row: &Row,
+        first: bool,
+    ) {
         if self.format == Format::Json {
             out.extend_from_slice(if first { b"\n" } else { b",\n" });
         }
@@ -179,7 +189,11 @@ impl Renderer {
 
     #[cold]
     fn make_cell(&self, page: &Frame, cells: &mut Cells, column: usize, index: u32) -> (u32, u32) {
-        let name: &[u8] = if index == NO_NAME { b"" } else { page.name(index as usize) };
+        let name: &[u8] = if index == NO_NAME {
+            b""
+        } else {
+            page.name(index as usize)
+        };
         let start = cells.text.len() as u32;
         let text = &mut cells.text;
         text.extend_from_slice(&self.name_leads[column]);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::frame::{DEST, Frame, FrameError, RX, SRC, TX, VPC};
 use crate::names::NameSet;
+use crate::rows::RowIds;
 
 type Ids = Arc<[u32]>;
 
@@ -106,7 +107,9 @@ impl FlowColumns {
         self.clear();
         let rows = || start..start + flows;
         frame.column(SRC, rows()).append_mapped(ids, &mut self.src);
-        frame.column(DEST, rows()).append_mapped(ids, &mut self.dest);
+        frame
+            .column(DEST, rows())
+            .append_mapped(ids, &mut self.dest);
         frame.column(VPC, rows()).append_mapped(ids, &mut self.vpc);
         frame.column(TX, rows()).append_u64(&mut self.tx);
         frame.column(RX, rows()).append_u64(&mut self.rx);
@@ -118,6 +121,11 @@ impl FlowColumns {
         }
         self.tx.clear();
         self.rx.clear();
+    }
+
+    #[inline]
+    pub fn ids(&self, at: usize) -> RowIds {
+        [self.src[at], self.dest[at], self.vpc[at]]
     }
 
     pub fn len(&self) -> usize {

@@ -6,6 +6,7 @@
 //! of its rows, a coarser group, and the first digest.
 
 use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 
 use crate::frame::{COUNTER_MAX, Frame, FrameError};
 use crate::hashing::row_digest;
@@ -39,6 +40,16 @@ impl HashKeys {
 
 /// A block's part of the digest; None since a row of it changed.
 type BlockDigest = Option<u128>;
+
+/// How many flows look for their rows together; what they touch fits in the nearest cache.
+const LOT: usize = 64;
+
+/// A flow's key, and the row that is likely to have it: the first with its hash.
+struct Probe {
+    ids: RowIds,
+    hash: u32,
+    row: Option<u32>,
+}
 
 /// Totals of a set of rows; bytes saturate at 2^63 - 1.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,18 +99,16 @@ impl RowTable {
     pub fn apply(&mut self, flows: &FlowColumns, lsn: u64) -> usize {
         let before = self.rows.len();
         let is_replay = self.loaded_lsn_max.is_some_and(|max| lsn <= max);
-        let ids = flows.src.iter().zip(&flows.dest).zip(&flows.vpc);
-        let sums = flows.tx.iter().zip(&flows.rx);
-        for (((&src, &dest), &vpc), (&tx, &rx)) in ids.zip(sums) {
-            let ids = [src, dest, vpc];
-            let hash = self.hash_keys.hash(&ids);
-            let rows = &self.rows;
-            let is_row = |row| *rows.ids(row) == ids;
-            let next = rows.len() as u32;
-            match self.index.find_or_insert(hash, next, is_row) {
-                None => self.add_row(ids, [tx, rx]),
-                Some(row) if is_replay && self.has(row, lsn) => {}
-                Some(row) => self.add(row, [tx, rx]),
+        let mut probes = Vec::with_capacity(LOT);
+        for start in (0..flows.len()).step_by(LOT) {
+            self.probe(flows, start, &mut probes);
+            for (at, probe) in (start..).zip(&probes) {
+                let sums = [flows.tx[at], flows.rx[at]];
+                match self.find_or_insert(probe) {
+                    None => self.add_row(probe.ids, sums),
+                    Some(row) if is_replay && self.has(row, lsn) => {}
+                    Some(row) => self.add(row, sums),
+                }
             }
         }
         self.rows.len() - before
@@ -108,12 +117,11 @@ impl RowTable {
     /// Say how many rows `apply` would make.
     pub fn count_new(&self, flows: &FlowColumns) -> usize {
         let mut new: Vec<RowIds> = Vec::new();
-        let ids = flows.src.iter().zip(&flows.dest).zip(&flows.vpc);
-        for ((&src, &dest), &vpc) in ids {
-            let ids = [src, dest, vpc];
-            if self.find(&ids).is_none() {
-                new.push(ids);
-            }
+        let mut probes = Vec::with_capacity(LOT);
+        for start in (0..flows.len()).step_by(LOT) {
+            self.probe(flows, start, &mut probes);
+            let unknown = probes.iter().filter(|probe| self.find(probe).is_none());
+            new.extend(unknown.map(|probe| probe.ids));
         }
         new.sort_unstable();
         new.dedup();
@@ -173,11 +181,13 @@ impl RowTable {
         if self.loaded.last().is_some_and(|&(stop, _)| before > stop) {
             self.loaded.push((before, None)); // rows that were applied in between
         }
-        for at in 0..flows.len() {
-            let ids = [flows.src[at], flows.dest[at], flows.vpc[at]];
-            let hash = self.hash_keys.hash(&ids);
-            self.index.insert(hash, self.rows.len() as u32);
-            self.add_row(ids, [flows.tx[at], flows.rx[at]]);
+        let mut probes = Vec::with_capacity(LOT);
+        for start in (0..flows.len()).step_by(LOT) {
+            self.probe(flows, start, &mut probes);
+            for (at, probe) in (start..).zip(&probes) {
+                self.index.insert(probe.hash, self.rows.len() as u32);
+                self.add_row(probe.ids, [flows.tx[at], flows.rx[at]]);
+            }
         }
         self.loaded.push((self.rows.len() as u32, Some(lsn)));
         self.loaded_lsn_max = self.loaded_lsn_max.max(Some(lsn));
@@ -211,9 +221,48 @@ impl RowTable {
         total
     }
 
-    fn find(&self, ids: &RowIds) -> Option<u32> {
-        let hash = self.hash_keys.hash(ids);
-        self.index.find(hash, |row| self.rows.ids(row) == ids)
+    /// Look for the rows of the next `LOT` flows or fewer.
+    ///
+    /// All that is read for one of them is read for all before it is needed for any, so that they
+    /// wait for memory together and not one after another.
+    fn probe(&self, flows: &FlowColumns, start: usize, probes: &mut Vec<Probe>) {
+        let end = flows.len().min(start + LOT);
+        probes.clear();
+        probes.extend((start..end).map(|at| {
+            let ids = flows.ids(at);
+            let hash = self.hash_keys.hash(&ids);
+            let row = None;
+            Probe { ids, hash, row }
+        }));
+        let slots = probes.iter().map(|probe| self.index.touch(probe.hash));
+        black_box(slots.fold(0, |all, slot| all ^ slot));
+        for probe in &mut *probes {
+            probe.row = self.index.find(probe.hash, |_| true);
+        }
+        let rows = probes.iter().filter_map(|probe| probe.row);
+        let touched = rows.map(|row| u64::from(self.rows.ids(row)[0]) ^ self.rows.sums(row)[0]);
+        black_box(touched.fold(0, |all, part| all ^ part));
+    }
+
+    /// Tell the row of a flow.
+    #[inline]
+    fn find(&self, probe: &Probe) -> Option<u32> {
+        // A row that has the hash is most likely the one; rows that came since have other numbers.
+        let is_row = |row: &u32| *self.rows.ids(*row) == probe.ids;
+        probe
+            .row
+            .filter(is_row)
+            .or_else(|| self.index.find(probe.hash, |row| is_row(&row)))
+    }
+
+    /// Tell the row of a flow, or index the next one for it and give None.
+    #[inline]
+    fn find_or_insert(&mut self, probe: &Probe) -> Option<u32> {
+        let found = self.find(probe);
+        if found.is_none() {
+            self.index.insert(probe.hash, self.rows.len() as u32);
+        }
+        found
     }
 
     #[inline]
@@ -249,20 +298,20 @@ impl RowTable {
     }
 
     fn holds_any(&self, flows: &FlowColumns) -> bool {
-        (0..flows.len()).any(|at| {
-            let ids = [flows.src[at], flows.dest[at], flows.vpc[at]];
-            self.find(&ids).is_some()
+        let mut probes = Vec::with_capacity(LOT);
+        (0..flows.len()).step_by(LOT).any(|start| {
+            self.probe(flows, start, &mut probes);
+            probes.iter().any(|probe| self.find(probe).is_some())
         })
     }
 }
 
 fn has_equal_rows(flows: &FlowColumns, hash_keys: &HashKeys) -> bool {
-    let ids_at = |at: u32| [&flows.src, &flows.dest, &flows.vpc].map(|column| column[at as usize]);
     let mut seen = Index::default();
-    (0..flows.len() as u32).any(|at| {
-        let ids = ids_at(at);
-        let hash = hash_keys.hash(&ids);
-        seen.find_or_insert(hash, at, |other| ids_at(other) == ids)
+    (0..flows.len()).any(|at| {
+        let ids = flows.ids(at);
+        let is_equal = |other: u32| flows.ids(other as usize) == ids;
+        seen.find_or_insert(hash_keys.hash(&ids), at as u32, is_equal)
             .is_some()
     })
 }
