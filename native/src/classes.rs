@@ -83,6 +83,14 @@ impl Names {
     }
 }
 
+/// A `flow.RowKey` of a question: the hour and the names of vpc_id, src_app and dest_app.
+type RowKey<'py> = (
+    i64,
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+);
+
 /// See `interface.Table`.
 #[pyclass(module = "flowd._native")]
 pub struct Table {
@@ -134,12 +142,7 @@ impl Table {
         hour: u32,
         filters: [Vec<Bound<'py, PyString>>; 3],
         group: Vec<String>,
-        after: Option<(
-            i64,
-            Bound<'py, PyString>,
-            Bound<'py, PyString>,
-            Bound<'py, PyString>,
-        )>,
+        after: Option<RowKey<'py>>,
         limit: usize,
     ) -> PyResult<(Bound<'py, PyBytes>, bool)> {
         let mut names = self.names.borrow_mut(py);

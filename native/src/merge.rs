@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use crate::frame::{COUNTER_MAX, DEST, Frame, RX, SRC, TX, VPC};
 use crate::names::prefix_of;
 use crate::render::{Cells, Format, Group, NO_NAME, Renderer, Row};
+use crate::tournament::Tournament;
 
 /// What rows are sorted by behind the hour, in this order.
 const SORTED_BY: [usize; 3] = [VPC, SRC, DEST];
@@ -118,30 +119,6 @@ impl Page {
     }
 }
 
-/// Compare the keys of two rows of any pages.
-#[inline]
-fn compare(one: (&Page, usize), other: (&Page, usize)) -> Ordering {
-    let order = one.0.hours[one.1].cmp(&other.0.hours[other.1]);
-    if order != Ordering::Equal {
-        return order;
-    }
-    for column in SORTED_BY {
-        let prefix = one.0.prefix(column, one.1);
-        let order = prefix.cmp(&other.0.prefix(column, other.1));
-        if order != Ordering::Equal {
-            return order;
-        }
-        // A prefix that ends in a zero is the whole name.
-        if prefix & 0xFF != 0 {
-            let order = one.0.name(column, one.1).cmp(other.0.name(column, other.1));
-            if order != Ordering::Equal {
-                return order;
-            }
-        }
-    }
-    Ordering::Equal
-}
-
 #[derive(Default)]
 struct Source {
     /// None is rendered to its end.
@@ -173,9 +150,17 @@ struct Place {
     row: usize,
 }
 
+/// A row and what decides most comparisons with others.
+#[derive(Clone, Copy)]
+struct Item {
+    at: Place,
+    hour: u32,
+    prefixes: [u64; 3],
+}
+
 /// The next row of a source that is to be merged, and how many rows are, itself included.
 struct Head {
-    at: Place,
+    next: Item,
     rows_left: usize,
 }
 
@@ -253,7 +238,7 @@ impl Merge {
         let heads = self.certain();
         let taken: Vec<(usize, usize)> = heads
             .iter()
-            .map(|head| (head.at.source, head.rows_left))
+            .map(|head| (head.next.at.source, head.rows_left))
             .collect();
         self.last_at = None;
         match heads.len() {
@@ -280,15 +265,24 @@ impl Merge {
 
     /// Tell for each source that has any which rows are certain.
     fn certain(&self) -> Vec<Head> {
-        let open = || self.sources.iter().filter(|source| !source.last);
-        if open().any(|source| source.pages.is_empty()) {
+        let mut open = self.sources.iter().filter(|source| !source.last);
+        if open.any(|source| source.pages.is_empty()) {
             return Vec::new();
         }
-        let last_rows = open().filter_map(|source| source.pages.back());
-        let bound = last_rows
-            .map(|page| (page, page.rows() - 1))
-            .min_by(|&one, &other| compare(one, other))
-            .map(|(page, row)| page.key(row));
+        let sources = self.sources.iter().enumerate();
+        let bound = sources
+            .filter(|(_, source)| !source.last)
+            .map(|(number, source)| {
+                let page = source.pages.len() - 1;
+                let row = source.pages[page].rows() - 1;
+                self.item(Place {
+                    source: number,
+                    page,
+                    row,
+                })
+            })
+            .min_by(|one, other| self.compare(one, other))
+            .map(|item| self.page(item.at).key(item.at.row));
         let mut heads = Vec::new();
         for (number, source) in self.sources.iter().enumerate() {
             let mut certain = 0;
@@ -307,7 +301,7 @@ impl Merge {
                     row: source.pages[0].start,
                 };
                 heads.push(Head {
-                    at,
+                    next: self.item(at),
                     rows_left: certain,
                 });
             }
@@ -320,9 +314,48 @@ impl Merge {
         &self.sources[at.source].pages[at.page]
     }
 
+    #[inline]
+    fn item(&self, at: Place) -> Item {
+        let page = self.page(at);
+        Item {
+            at,
+            hour: page.hours[at.row],
+            prefixes: [SRC, DEST, VPC].map(|column| page.prefix(column, at.row)),
+        }
+    }
+
+    /// Compare the keys of two rows.
+    #[inline]
+    fn compare(&self, one: &Item, other: &Item) -> Ordering {
+        let order = one.hour.cmp(&other.hour);
+        if order.is_ne() {
+            return order;
+        }
+        for column in SORTED_BY {
+            let prefix = one.prefixes[column];
+            let mut order = prefix.cmp(&other.prefixes[column]);
+            // A prefix that ends in a zero is the whole name.
+            if order.is_eq() && prefix & 0xFF != 0 {
+                let name = |item: &Item| self.page(item.at).name(column, item.at.row);
+                order = name(one).cmp(name(other));
+            }
+            if order.is_ne() {
+                return order;
+            }
+        }
+        Ordering::Equal
+    }
+
+    /// Tell which of two sources is to go first; one at its end is not.
+    #[inline]
+    fn is_before(&self, heads: &[Head], one: usize, other: usize) -> bool {
+        let (one, other) = (&heads[one], &heads[other]);
+        one.rows_left > 0 && (other.rows_left == 0 || self.compare(&one.next, &other.next).is_lt())
+    }
+
     /// Render rows of one source.
     fn render_run(&mut self, out: &mut Vec<u8>, head: &Head) {
-        let mut at = head.at;
+        let mut at = head.next.at;
         for _ in 0..head.rows_left {
             if at.row == self.page(at).rows() {
                 at.page += 1;
@@ -339,38 +372,40 @@ impl Merge {
 
     /// Render rows of several sources by ascending key, one for all of the same key.
     fn merge(&mut self, out: &mut Vec<u8>, mut heads: Vec<Head>) {
-        for at in (0..heads.len() / 2).rev() {
-            self.sift_down(&mut heads, at);
-        }
+        let rows: usize = heads.iter().map(|head| head.rows_left).sum();
+        let mut tournament =
+            Tournament::new(heads.len(), |one, other| self.is_before(&heads, one, other));
         // The row at hand, to which others of its key may be added, and its sums.
-        let mut pending: Option<(Place, [u64; 2])> = None;
-        while let Some(head) = heads.first_mut() {
-            let at = head.at;
+        let mut pending: Option<(Item, [u64; 2])> = None;
+        for _ in 0..rows {
+            let head = &mut heads[tournament.winner()];
+            let item = head.next;
+            let mut at = item.at;
             let page = self.page(at);
             let mut sums = [page.tx[at.row], page.rx[at.row]];
+            at.row += 1;
+            if at.row == page.rows() {
+                at.page += 1;
+                at.row = 0;
+            }
             head.rows_left -= 1;
-            head.at.row += 1;
-            if head.at.row == page.rows() {
-                head.at.page += 1;
-                head.at.row = 0;
+            if head.rows_left > 0 {
+                head.next = self.item(at);
             }
-            if head.rows_left == 0 {
-                heads.swap_remove(0);
-            }
-            self.sift_down(&mut heads, 0);
+            tournament.replay(|one, other| self.is_before(&heads, one, other));
             if let Some((before, sums_before)) = pending {
-                if compare((self.page(before), before.row), (self.page(at), at.row)).is_eq() {
+                if self.compare(&before, &item).is_eq() {
                     for (sum, before) in sums.iter_mut().zip(sums_before) {
                         *sum = (*sum + before).min(COUNTER_MAX); // neither is over COUNTER_MAX
                     }
-                } else if !self.render(out, before, sums_before) {
+                } else if !self.render(out, before.at, sums_before) {
                     return;
                 }
             }
-            pending = Some((at, sums));
+            pending = Some((item, sums));
         }
-        if let Some((at, sums)) = pending {
-            self.render(out, at, sums);
+        if let Some((item, sums)) = pending {
+            self.render(out, item.at, sums);
         }
     }
 
@@ -394,27 +429,6 @@ impl Merge {
         self.rows += 1;
         self.last_at = Some(at);
         true
-    }
-
-    fn sift_down(&self, heads: &mut [Head], mut at: usize) {
-        let is_before = |one: &Head, other: &Head| {
-            let [one, other] = [one.at, other.at];
-            compare((self.page(one), one.row), (self.page(other), other.row)).is_lt()
-        };
-        loop {
-            let mut child = 2 * at + 1;
-            if child >= heads.len() {
-                return;
-            }
-            if child + 1 < heads.len() && is_before(&heads[child + 1], &heads[child]) {
-                child += 1;
-            }
-            if !is_before(&heads[child], &heads[at]) {
-                return;
-            }
-            heads.swap(child, at);
-            at = child;
-        }
     }
 }
 

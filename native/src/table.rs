@@ -99,7 +99,7 @@ impl RowTable {
     pub fn apply(&mut self, flows: &FlowColumns, lsn: u64) -> usize {
         let before = self.rows.len();
         let is_replay = self.loaded_lsn_max.is_some_and(|max| lsn <= max);
-        let mut probes = Vec::with_capacity(LOT);
+        let mut probes = Vec::with_capacity(flows.len().min(LOT));
         for start in (0..flows.len()).step_by(LOT) {
             self.probe(flows, start, &mut probes);
             for (at, probe) in (start..).zip(&probes) {
@@ -117,7 +117,7 @@ impl RowTable {
     /// Say how many rows `apply` would make.
     pub fn count_new(&self, flows: &FlowColumns) -> usize {
         let mut new: Vec<RowIds> = Vec::new();
-        let mut probes = Vec::with_capacity(LOT);
+        let mut probes = Vec::with_capacity(flows.len().min(LOT));
         for start in (0..flows.len()).step_by(LOT) {
             self.probe(flows, start, &mut probes);
             let unknown = probes.iter().filter(|probe| self.find(probe).is_none());
@@ -181,7 +181,7 @@ impl RowTable {
         if self.loaded.last().is_some_and(|&(stop, _)| before > stop) {
             self.loaded.push((before, None)); // rows that were applied in between
         }
-        let mut probes = Vec::with_capacity(LOT);
+        let mut probes = Vec::with_capacity(flows.len().min(LOT));
         for start in (0..flows.len()).step_by(LOT) {
             self.probe(flows, start, &mut probes);
             for (at, probe) in (start..).zip(&probes) {
@@ -298,7 +298,7 @@ impl RowTable {
     }
 
     fn holds_any(&self, flows: &FlowColumns) -> bool {
-        let mut probes = Vec::with_capacity(LOT);
+        let mut probes = Vec::with_capacity(flows.len().min(LOT));
         (0..flows.len()).step_by(LOT).any(|start| {
             self.probe(flows, start, &mut probes);
             probes.iter().any(|probe| self.find(probe).is_some())
