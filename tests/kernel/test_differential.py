@@ -81,6 +81,7 @@ NAMES = [
     '"\\udc00\\ud800"',
     '""',
     '"\\u0000"',
+    '"foo\\u0000"',
     '"\\n"',
     '"\x7f"',
     '"fifteen-bytes-\x7f"',
@@ -249,6 +250,21 @@ def test_every_odd_value_is_answered_alike_wherever_it_stands(
             accepted += both_answer_alike(native, reference, b"[" + b", ".join(flows) + b"]")
             accepted += both_answer_alike(native, reference, b"\n".join(flows))
     assert accepted
+
+
+@pytest.mark.parametrize("missing", KEYS)
+@pytest.mark.parametrize("doubled", KEYS)
+def test_six_members_of_which_one_is_there_twice_are_answered_alike(
+    native: Kernel, reference: Kernel, missing: str, doubled: str
+) -> None:
+    members = [(doubled if key == missing else key, value) for key, value in make_flow().items()]
+    odd = "{" + ",".join(f'"{key}":{json.dumps(value)}' for key, value in members) + "}"
+    for flows in ([odd.encode()], [FLOW, odd.encode()], [FLOW, FLOW, odd.encode()]):
+        accepted = both_answer_alike(native, reference, b"[" + b", ".join(flows) + b"]")
+        assert accepted  # when bad flows are skipped
+        assert (
+            outcome(native, b"[" + flows[-1] + b"]") == outcome(native, b"[" + FLOW + b"]")
+        ) == (missing == doubled)
 
 
 # What JSON is, and what it is not, as the value of a member that flowd does not know.
