@@ -3,6 +3,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod classes;
+pub mod column;
 pub mod decode;
 pub mod errors;
 pub mod filter;
@@ -23,6 +24,7 @@ pub mod slice;
 pub mod split;
 pub mod table;
 pub mod tournament;
+pub mod words;
 
 use pyo3::prelude::*;
 
