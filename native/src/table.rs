@@ -183,7 +183,7 @@ impl RowTable {
         }
         let mut probes = Vec::with_capacity(flows.len().min(LOT));
         for start in (0..flows.len()).step_by(LOT) {
-            self.probe(flows, start, &mut probes);
+            self.hash(flows, start, &mut probes);
             for (at, probe) in (start..).zip(&probes) {
                 self.index.insert(probe.hash, self.rows.len() as u32);
                 self.add_row(probe.ids, [flows.tx[at], flows.rx[at]]);
@@ -221,11 +221,11 @@ impl RowTable {
         total
     }
 
-    /// Look for the rows of the next `LOT` flows or fewer.
+    /// Hash the next `LOT` flows or fewer, and read where their searches start.
     ///
     /// All that is read for one of them is read for all before it is needed for any, so that they
     /// wait for memory together and not one after another.
-    fn probe(&self, flows: &FlowColumns, start: usize, probes: &mut Vec<Probe>) {
+    fn hash(&self, flows: &FlowColumns, start: usize, probes: &mut Vec<Probe>) {
         let end = flows.len().min(start + LOT);
         probes.clear();
         probes.extend((start..end).map(|at| {
@@ -236,6 +236,11 @@ impl RowTable {
         }));
         let slots = probes.iter().map(|probe| self.index.touch(probe.hash));
         black_box(slots.fold(0, |all, slot| all ^ slot));
+    }
+
+    /// Hash the next `LOT` flows or fewer and look for their rows.
+    fn probe(&self, flows: &FlowColumns, start: usize, probes: &mut Vec<Probe>) {
+        self.hash(flows, start, probes);
         for probe in &mut *probes {
             probe.row = self.index.find(probe.hash, |_| true);
         }
