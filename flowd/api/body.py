@@ -8,7 +8,6 @@ import asyncio
 from typing import Final
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
 
 from flowd.api.connection import Connection, Phase
 from flowd.api.decoding import BadCoding, ContentCoding, decode_steps
@@ -97,7 +96,7 @@ class BodyReader:
                     self._check_length(len(received) + len(part), coding)
                     hold.grow(len(part))
                 received += part
-        except RequestPayloadError as error:
+        except web.RequestPayloadError as error:
             raise Problem(
                 MALFORMED_REQUEST,
                 f"the body's transfer coding is malformed: {error}",

@@ -28,6 +28,7 @@ from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import _ErrInfo
 
 from flowd.config import LimitsConfig
 
@@ -194,6 +195,8 @@ class Connection(web.RequestHandler):
             else:
                 self.phase = Phase.HEAD  # its time began with the connection
         super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._end_payload(self._messages[-1][0].message)
 
     def handle_error(
         self,
@@ -206,6 +209,18 @@ class Connection(web.RequestHandler):
         if isinstance(exc, HttpProcessingError):
             return self._server.on_malformed(request, message or "not HTTP")
         return super().handle_error(request, status, exc, message)
+
+    def _end_payload(self, reason: str) -> None:
+        """Tell the reader of a body that the rest of it is malformed; aiohttp lets it wait."""
+        if len(self._messages) > 1:
+            payload = self._messages[-2][1]
+        elif self._current_request is not None:
+            payload = self._current_request.content
+        else:
+            return
+        if not payload.is_eof():
+            payload.set_exception(web.RequestPayloadError(reason))
+            payload.feed_eof()  # or aiohttp reads on, and logs what it then meets
 
     def _expire(self) -> None:
         self._deadline = float("inf")
@@ -309,4 +324,4 @@ _NO_ROOM = (
     b"limits.connections is reached: try again soon\n"
 )
 _DRAIN_POLL_SECONDS = 0.02
-_SHUTDOWN_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 0.2
