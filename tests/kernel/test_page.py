@@ -101,6 +101,7 @@ def test_many_rows_stay_sorted_as_more_come_in_small_and_large_lots(kernel: Kern
         apply_flows(kernel, table, flows, lsn)
         expected |= set(plain_sum(flows))
         assert [key for key, _ in read_pages(table, 3_000)] == sorted(expected)
+        assert [key for key, _ in table_rows(table, HOUR)] == sorted(expected)
 
 
 @settings(max_examples=30, deadline=None)
