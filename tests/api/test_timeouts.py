@@ -155,3 +155,19 @@ async def test_a_client_that_does_not_read_is_cut_off(limited: Start, query: str
     assert server.metric("flowd_in_flight_queries") == 0
     assert server.backend.answers_closed >= 1
     assert (await server.request("GET", "/-/healthy")).status == 200
+
+
+async def test_a_client_that_goes_on_sending_after_its_refusal_is_cut_off(limited: Start) -> None:
+    server = await limited(body_bytes=1000, body_seconds=0.2, header_seconds=60)
+    async with await server.connect() as client:
+        await client.send(b"POST /flows HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
+        reply = await client.reply("POST")
+
+        def drip() -> bool:
+            if not client.writer.is_closing():
+                client.writer.write(b" ")
+            return server.metric("flowd_connections") == 0
+
+        await server.until(drip)
+
+    assert reply.status == 413
