@@ -11,7 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowd.checkpoint import BucketFile, Manifest, read_bucket_file, read_manifests
+from flowd.checkpoint import (
+    BucketFile,
+    Manifest,
+    manifest_number_max,
+    read_bucket_file,
+    read_manifests,
+)
 from flowd.config import Config
 from flowd.errors import CheckpointCorruption, FrameError, WalCorruption
 from flowd.filesystem import FileSystem
@@ -72,6 +78,7 @@ class Recovery:
         self._config = config
         self._progress = progress
         self._reported = time.monotonic()
+        self._proven_lsn = 0
         self.state = ShardState(Shard(kernel))
         self.report = RecoveryReport()
 
@@ -105,7 +112,12 @@ class Recovery:
                 continue
             self.state.manifests = [m for m in manifests if m.number <= manifest.number][:2]
             break
-        self.state.manifest_number = max((m.number for m in manifests), default=0)
+        self.state.manifest_number = manifest_number_max(self._files, self._directory)
+        # A block may be newer than its manifest; an LSN that was proven must not be given again.
+        self._proven_lsn = max(
+            (lsn for m in manifests for lsn in (m.lsn, *(file.lsn_max for file in m.files))),
+            default=0,
+        )
 
     def _load_manifest(self, manifest: Manifest) -> None:
         state = self.state
@@ -134,7 +146,7 @@ class Recovery:
                 self._directory / "wal",
                 self._identity,
                 from_lsn=self.state.applied_lsn + 1,
-                proven_lsn=self.state.applied_lsn,
+                proven_lsn=self._proven_lsn,
                 segment_bytes=self._config.wal.segment_bytes,
                 new_segment_id=lambda: secrets.randbits(64),
                 replay=self._replay_record,

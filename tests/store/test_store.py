@@ -227,3 +227,36 @@ def _frame(shards: Shards, flows: list[dict[str, Any]]) -> bytes:
         skip_bad=False,
     )
     return split.frames[0]
+
+
+def test_a_log_cut_below_a_blocks_lsn_is_refused_because_its_numbers_were_used(
+    tmp_path: Path,
+) -> None:
+    shards = Shards(tmp_path, 1)
+    store = shards.stores[0]
+    shards.post([FLOW])
+    run = store.begin_checkpoint()
+    segment = next((tmp_path / "shard-00/wal").glob("*.wal"))
+    before = segment.read_bytes()
+    shards.post([FLOW])
+    while (dump := run.next_block()) is not None:
+        run.write_block(dump)
+    run.finish()
+    segment.write_bytes(before)
+    with pytest.raises(WalCorruption):
+        shards.open()
+
+
+def test_the_next_checkpoint_never_overwrites_a_damaged_manifest(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    for _ in range(2):
+        shards.post([FLOW])
+        shards.stores[0].checkpoint()
+    damaged = max((tmp_path / "shard-00").glob("MANIFEST-*"))
+    damaged.write_bytes(evidence := damaged.read_bytes()[:-1])
+    shards.open()
+    shards.post([FLOW])
+    shards.stores[0].checkpoint()
+    assert damaged.read_bytes() == evidence
+    shards.open()
+    assert shards.totals() == plain_sum([FLOW] * 3)
