@@ -152,7 +152,7 @@ class Peer:
             self.answer(connection, message)
 
     def answer(self, connection: "PeerConnection", message: Message) -> None:
-        type, request_id, payload = message
+        type, request_id, payload = message.type, message.request_id, message.payload
         try:
             answer, parts = self._answer(type, payload)
         except FrameError as error:

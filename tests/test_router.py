@@ -89,7 +89,7 @@ class Cluster:
 
     async def post(self, batch: Iterable[Flow], keyed: int = 0) -> Ingested:
         return await self.backend.ingest(
-            split_of(batch, len(self.peers)), UNKEYED._replace(batch_id=keyed)
+            split_of(batch, len(self.peers)), msgspec.structs.replace(UNKEYED, batch_id=keyed)
         )
 
     async def rows(self, query: Query = ALL) -> list[Flow]:

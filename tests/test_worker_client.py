@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from structlog.testing import capture_logs
@@ -109,7 +110,7 @@ async def test_an_append_is_acknowledged_and_its_counts_are_the_new_status(peer:
 
 
 async def test_a_second_append_of_a_batch_is_told_to_be_a_duplicate(peer: Peer) -> None:
-    keyed = UNKEYED._replace(batch_id=2**127 + 1)
+    keyed = msgspec.structs.replace(UNKEYED, batch_id=2**127 + 1)
     async with connected_client(peer.path) as client:
         first = await client.append(keyed, frame_of(3))
         second = await client.append(keyed, frame_of(3))

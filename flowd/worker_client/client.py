@@ -40,6 +40,8 @@ _RECONNECT_SECONDS_MIN: Final = 0.05
 _RECONNECT_SECONDS_MAX: Final = 0.25
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid; see unix(7)
 
+_APPEND: Final = MessageType.APPEND  # looking it up in its enum takes longer than to use it
+
 log = get_logger()
 
 
@@ -116,9 +118,7 @@ class WorkerClient:
             TooLarge: the frame fits no message.
         """
         connection = self._connection_for(len(frame))
-        return connection.request(
-            MessageType.APPEND, unpack_appended, len(frame), pack_append(header), frame
-        )
+        return connection.request(_APPEND, unpack_appended, len(frame), pack_append(header), frame)
 
     def probe(self, frame: bytes) -> asyncio.Future[int]:
         """Ask how many rows a frame would make; errors as of `append`, but OutcomeUnknown."""
