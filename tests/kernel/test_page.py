@@ -146,6 +146,13 @@ def test_a_page_starts_behind_a_key_that_no_row_has(kernel: Kernel) -> None:
     assert not last
 
 
+@pytest.mark.parametrize("group", [GROUP_ALL, ("src_app",)], ids=["rows", "groups"])
+def test_the_page_with_the_last_row_says_so(kernel: Kernel, group: tuple[str, ...]) -> None:
+    table = make_table(kernel, [make_flow(name) for name in "ab"])
+    lasts = [table.page(HOUR, NONE, group, None, limit)[1] for limit in (1, 2, 3)]
+    assert lasts == [False, True, True]
+
+
 def test_a_key_of_another_hour_stands_before_or_behind_all_rows(kernel: Kernel) -> None:
     table = make_table(kernel, [make_flow("b"), make_flow("a")])
     all_rows = table_rows(table, HOUR)
