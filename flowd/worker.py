@@ -8,7 +8,6 @@ answers is no longer read from. Only processes of the same user may connect.
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -21,6 +20,7 @@ from flowd.group_commit import GroupCommit
 from flowd.kernel.interface import Kernel
 from flowd.logs import get_logger
 from flowd.metrics import WorkerMetrics, snapshot
+from flowd.peer_credentials import is_same_user
 from flowd.protocol import (
     Appended,
     Decoder,
@@ -191,8 +191,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet a process of the same user, turn away any other."""
         self._transport = cast(asyncio.Transport, transport)
-        if (uid := _peer_uid(transport.get_extra_info("socket"))) != os.getuid():
-            log.warning("connection_refused", peer_uid=uid)
+        if not is_same_user(transport.get_extra_info("socket")):
+            log.warning("connection_refused", reason="a process of another user")
             self._transport.abort()
             return
         self._worker.add(self)
@@ -293,16 +293,7 @@ def _listen(path: Path) -> socket.socket:
     return listening
 
 
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(credentials)[1]
-    return uid
-
-
 def _end_process(error: BaseException) -> None:
     """End at once: after a failed write nothing may be acknowledged, nor anything tidied up."""
     log.critical("worker_ends", error=str(error), kind=type(error).__name__)
     os._exit(_EXIT_FATAL)
-
-
-_UCRED = struct.Struct("3i")  # pid, uid, gid; see unix(7)
