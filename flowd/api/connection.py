@@ -32,8 +32,8 @@ from aiohttp.web_protocol import _ErrInfo
 
 from flowd.config import LimitsConfig
 
-READ_BYTES: Final = 256 * 1024
-"""How much of a body waits for its handler before the client has to: twice this much."""
+BUFFERED_BYTES_MAX: Final = 512 * 1024
+"""How much of a body is read before its handler takes any; then the client has to wait."""
 
 QUEUED_REQUESTS_MAX: Final = 2
 """How many requests may wait behind the one in hand before the client has to."""
@@ -57,7 +57,7 @@ class Phase(IntEnum):
 class Connection(web.RequestHandler):
     """A connection of a `ConnectionServer`."""
 
-    __slots__ = ("_deadline", "_expired", "_pipe", "_server", "_task", "phase")
+    __slots__ = ("_deadline", "_expired", "_pipe", "_server", "phase")
 
     def __init__(self, server: "ConnectionServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -65,16 +65,15 @@ class Connection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to have none
             auto_decompress=False,
-            read_bufsize=READ_BYTES,
+            read_bufsize=BUFFERED_BYTES_MAX // 2,  # aiohttp stops at twice this much
             # The sweep closes idle connections; this timer is behind it and only finds dead ones.
             keepalive_timeout=server.phase_seconds[Phase.IDLE] + 60,
         )
-        # aiohttp takes 32 requests ahead, each with a body of up to READ_BYTES · 2.
+        # aiohttp takes 32 requests ahead, each with a body of up to BUFFERED_BYTES_MAX.
         self._max_msg_queue_size = QUEUED_REQUESTS_MAX
         self._msg_queue_resume_size = QUEUED_REQUESTS_MAX - 1
         self._server = server
         self._pipe: asyncio.Transport | None = None
-        self._task: asyncio.Task[object] | None = None
         self._expired = False
         self._deadline = 0.0
         self.phase = Phase.CLOSING
@@ -89,21 +88,18 @@ class Connection(web.RequestHandler):
         self.phase = phase
         self._deadline = time.monotonic() + self._server.phase_seconds[phase]
 
-    def begin(self) -> None:
-        """Begin to handle a request in the running task, which `sweep` may cancel."""
-        self._task = asyncio.current_task()
-        self.enter(Phase.HANDLER)
-
     def take_expiry(self) -> bool:
         """Tell whether a cancellation came from a deadline, and if so, undo it.
 
-        Call it when the handler's task was cancelled; False means that somebody else wants the
-        task to end.
+        Call it when the handler was cancelled; False means that somebody else wants it to end.
         """
-        if not self._expired or self._task is None:
+        expired, self._expired = self._expired, False
+        handler = asyncio.current_task()
+        if not expired or handler is None:
             return False
-        self._expired = False
-        return self._task.uncancel() == 0
+        if self._task_handler is not None:
+            self._task_handler.uncancel()
+        return handler.uncancel() == 0
 
     def send(self, *parts: bytes) -> None:
         """Hand bytes to the client; `drain` afterwards.
@@ -120,18 +116,17 @@ class Connection(web.RequestHandler):
             transport.writelines(parts)
 
     async def drain(self) -> None:
-        """Wait while the client is behind with reading.
+        """Wait while the client is behind with reading, as `writing_paused` says.
 
         Raises:
             ConnectionError: it is gone, or was too slow.
         """
-        if self.writing_paused:
-            phase = self.phase
-            self.enter(Phase.WRITE)
-            await self._drain_helper()
-            if self.transport is None:
-                raise ConnectionResetError("the client read too slowly, or went away")
-            self.enter(phase)
+        phase = self.phase
+        self.enter(Phase.WRITE)
+        await self._drain_helper()
+        if self.transport is None:
+            raise ConnectionResetError("the client read too slowly, or went away")
+        self.enter(phase)
 
     def reset(self) -> None:
         """End the connection at once, with a TCP reset: what was sent is not complete."""
@@ -198,6 +193,11 @@ class Connection(web.RequestHandler):
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._end_payload(self._messages[-1][0].message)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading, if it was paused; aiohttp asks after each part of each body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -224,9 +224,10 @@ class Connection(web.RequestHandler):
 
     def _expire(self) -> None:
         self._deadline = float("inf")
-        if self._task is not None:
+        if self._task_handler is not None:
             self._expired = True
-            self._task.cancel()
+            # The connection's task waits for the handler's: that one gets the cancellation.
+            self._task_handler.cancel()
 
 
 class ConnectionServer(web.Server):

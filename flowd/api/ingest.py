@@ -151,7 +151,7 @@ class Ingest:
             "skipped": split.skipped,
             "errors": flaw_members(split.flaws),
         }
-        body = msgspec.json.encode(report)
+        body = msgspec.json.encode(report) + b"\n"
         return WholeResponse(exchange, 200, body, "application/json", headers)
 
 

@@ -14,7 +14,7 @@ from flowd.api.headers import (
     idempotency_key,
     query_parameters,
 )
-from flowd.api.problems import Problem
+from flowd.api.problems import MALFORMED_REQUEST, Problem
 from flowd.errors import BadQuery
 from flowd.kernel.interface import BodyFormat
 from flowd.query import AnswerFormat
@@ -122,3 +122,9 @@ def test_what_does_not_decode_to_utf_8_is_refused(text: str) -> None:
         query_parameters(f"a={text}")
     with pytest.raises(BadQuery):
         query_parameters(f"{text}=a")
+
+
+def test_a_problem_may_quote_what_is_no_text() -> None:
+    problem = Problem(MALFORMED_REQUEST, "what is \udcff?", reason="malformed")
+
+    assert rb"what is \\udcff?" in problem.encode("id")
