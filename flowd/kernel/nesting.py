@@ -11,7 +11,7 @@ DEPTH_MAX: Final = 512
 """The deepest nesting accepted: the array of a JSON body counts 1, a flow in it 2."""
 
 _PIECE_BYTES: Final = 4_096
-_LEVELS_MAX: Final = 64  # beyond that, going through the brackets one by one costs less
+_LEVELS_MAX: Final = 8  # beyond that, going through the brackets one by one costs less
 _OPEN, _CLOSE = b"[]"
 _KEEP: Final = b"[]{},"
 _DROP: Final = bytes(byte for byte in range(256) if byte not in _KEEP)

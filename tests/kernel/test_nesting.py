@@ -59,7 +59,7 @@ def test_many_shallow_brackets_are_not_deep() -> None:
     assert not too_deep(b"[" + b'{"a":[1,"["]},' * 5_000 + b"1]", 0, 0)
 
 
-@pytest.mark.parametrize("inner", [1, 5, 30, 64, 65])
+@pytest.mark.parametrize("inner", [1, 5, 8, 9, 30])
 def test_the_deepest_place_is_found_behind_many_less_deep(inner: int) -> None:
     """Pieces that cannot be too deep are passed over; the one that is must not be."""
     like = b"[" * inner + b"]" * inner + b","
