@@ -68,6 +68,8 @@ class Connection(web.RequestHandler):
             read_bufsize=BUFFERED_BYTES_MAX // 2,  # aiohttp stops at twice this much
             # The sweep closes idle connections; this timer is behind it and only finds dead ones.
             keepalive_timeout=server.phase_seconds[Phase.IDLE] + 60,
+            # A refused body is read on for a while: who resets instead takes the answer along.
+            lingering_time=server.phase_seconds[Phase.CLOSING] / 2,
         )
         # aiohttp takes 32 requests ahead, each with a body of up to BUFFERED_BYTES_MAX.
         self._max_msg_queue_size = QUEUED_REQUESTS_MAX
@@ -261,7 +263,7 @@ class ConnectionServer(web.Server):
             Phase.BODY: limits.body_seconds,
             Phase.HANDLER: limits.handler_seconds,
             Phase.WRITE: limits.handler_seconds,
-            Phase.CLOSING: limits.body_seconds,
+            Phase.CLOSING: min(limits.body_seconds, _CLOSING_SECONDS_MAX),
         }
         self.phase_seconds = tuple(seconds[phase] for phase in Phase)
         self._connections_max = connections_max
@@ -324,5 +326,6 @@ _NO_ROOM = (
     b"Content-Type: text/plain\r\nContent-Length: 46\r\n\r\n"
     b"limits.connections is reached: try again soon\n"
 )
+_CLOSING_SECONDS_MAX = 20.0
 _DRAIN_POLL_SECONDS = 0.02
 _SHUTDOWN_SECONDS = 0.2

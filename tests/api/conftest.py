@@ -73,8 +73,12 @@ class Server:
 
 
 @asynccontextmanager
-async def run_server(config: Config, page_rows: int = 100) -> AsyncIterator[Server]:
+async def run_server(
+    config: Config, page_rows: int = 100, receive_bytes: int = 0
+) -> AsyncIterator[Server]:
     listen_socket = socket.create_server(("127.0.0.1", 0))
+    if receive_bytes:
+        listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     kernel = load_kernel("reference")
     registry = CollectorRegistry()
     backend = TableBackend(kernel, SHARDS, page_rows)
@@ -118,8 +122,11 @@ async def limited() -> AsyncIterator[Start]:
     """Start a server with some limits set."""
     stack: list[Any] = []
 
-    async def start(page_rows: int = 100, routers: int = 1, **limits: Any) -> Server:
-        running = run_server(Config(limits=LimitsConfig(**limits), routers=routers), page_rows)
+    async def start(
+        page_rows: int = 100, routers: int = 1, receive_bytes: int = 0, **limits: Any
+    ) -> Server:
+        config = Config(limits=LimitsConfig(**limits), routers=routers)
+        running = run_server(config, page_rows, receive_bytes)
         server = await running.__aenter__()
         stack.append(running)
         return server
