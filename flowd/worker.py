@@ -105,6 +105,8 @@ class Worker:
         metrics.recovery_seconds.set(store.recovery.seconds)
         metrics.recovery_records.set(store.recovery.records)
         metrics.torn_tails.inc(1 if store.recovery.torn_bytes else 0)
+        metrics.damaged_checkpoints.inc(len(store.recovery.damaged))
+        _log_recovery(store)
 
     async def serve(
         self, socket_path: Path, ready: Callable[[], None], stop: asyncio.Event
@@ -283,6 +285,23 @@ class Connection(asyncio.Protocol):
         log.error("bad_frame", error=str(error))
         failed = Failed(kind="bad_frame", message=str(error))
         self.send(MessageType.FAILED, request_id, pack(failed))
+
+
+def _log_recovery(store: Store) -> None:
+    report = store.recovery
+    for damage in report.damaged:
+        log.warning("checkpoint_passed_over", reason=str(damage))
+    if report.torn_bytes:
+        log.warning(
+            "torn_tail_set_aside", torn_bytes=report.torn_bytes, copy=str(report.broken_copy)
+        )
+    log.info(
+        "recovered",
+        rows=store.shard.rows,
+        rows_loaded=report.rows_loaded,
+        flows_replayed=report.flows,
+        seconds=round(report.seconds, 3),
+    )
 
 
 def _listen(path: Path) -> socket.socket:

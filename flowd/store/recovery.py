@@ -38,6 +38,7 @@ class RecoveryReport:
         flows: flows in them.
         rows_loaded: rows that came from bucket files.
         torn_bytes: bytes of a torn tail that were set aside.
+        broken_copy: where they were put.
         damaged: manifests and bucket files that were passed over for older ones.
         seconds: how long it took.
     """
@@ -46,6 +47,7 @@ class RecoveryReport:
     flows: int = 0
     rows_loaded: int = 0
     torn_bytes: int = 0
+    broken_copy: Path | None = None
     damaged: list[CheckpointCorruption] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -123,7 +125,6 @@ class Recovery:
         state = self.state
         for file in manifest.files:
             self._load_bucket_file(file)
-            self._tell(f"loaded {state.shard.rows:,} of {manifest.rows:,} rows")
         state.ids.load(manifest.batch_ids)
         state.floor_ms = manifest.floor_ms
         state.applied_lsn = manifest.lsn
@@ -138,6 +139,7 @@ class Recovery:
             except FrameError as error:
                 path = self._directory / "buckets" / file.name
                 raise CheckpointCorruption(str(path), str(error)) from error
+            self._tell(f"loaded {self.state.shard.rows:,} rows")
 
     def _replay_log(self) -> LogWriter:
         try:
@@ -159,6 +161,7 @@ class Recovery:
                 error.path, error.offset, f"{error.reason}. Passed over before that: {causes}"
             ) from error
         self.report.torn_bytes = log.torn_bytes
+        self.report.broken_copy = log.broken_copy
         return log.writer
 
     def _replay_record(self, record: LogRecord) -> None:
@@ -189,6 +192,7 @@ class Recovery:
         state.applied_lsn = record.lsn
         self.report.records += 1
         self.report.flows += flows
+        state.checkpointed_bytes -= len(record.payload)
         self._tell(f"replayed {self.report.flows:,} flows, up to LSN {record.lsn:,}")
 
     def _refuse(self, record: LogRecord, reason: str) -> WalCorruption:
