@@ -89,6 +89,7 @@ def start(tmp_path: Path, runtime: Path) -> Iterator[Callable[..., Child]]:
 
 
 def assign(tmp_path: Path, runtime: Path, role: Role = "worker", **changes: object) -> Assignment:
+    shard_directory(tmp_path / "data", 1, 0).mkdir(parents=True, exist_ok=True)
     settings: dict[str, object] = {
         "role": role,
         "index": 0,
@@ -117,6 +118,14 @@ def test_a_worker_recovers_says_ready_beats_and_stops_when_told(tmp_path, runtim
     lock = DirectoryLock.acquire(shard_directory(tmp_path / "data", 1, 0) / "LOCK")
     assert lock is not None
     lock.release()
+
+
+def test_a_worker_whose_directory_is_missing_is_no_empty_shard(tmp_path, runtime, start):
+    assignment = assign(tmp_path, runtime)
+    shard_directory(tmp_path / "data", 1, 0).rmdir()
+    worker = start(assignment)
+    assert "is a disk not mounted?" in worker.next("failed").detail
+    assert worker.wait() == 78
 
 
 def test_a_router_serves_on_the_socket_it_inherits(tmp_path, runtime, start):
@@ -182,8 +191,9 @@ def test_a_damaged_log_is_not_worth_a_restart(tmp_path, runtime, start):
 
 
 def test_a_disk_that_fails_is_worth_a_restart(tmp_path, runtime, start):
-    (tmp_path / "data").touch()  # not a directory
-    worker = start(assign(tmp_path, runtime))
+    assignment = assign(tmp_path, runtime)
+    (shard_directory(tmp_path / "data", 1, 0) / "wal").touch()  # not a directory
+    worker = start(assignment)
     assert "Not a directory" in worker.next("failed").detail
     assert worker.wait() == 1
     assert "Traceback" not in worker.log.read_text()

@@ -5,6 +5,7 @@ serves all requests; it runs only while there are any.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -253,10 +254,14 @@ class Connection(asyncio.Protocol):
     def _tick(self) -> None:
         now = self._loop.time()
         for request_id, request in list(self._requests.items()):
-            if request.deadline <= now:
+            if request.deadline > now:
+                continue
+            self._give_up(request, "did not answer in time")
+            if request.frame_bytes:
+                # The worker still holds the frame: it counts until its answer comes after all.
+                request.deadline = math.inf
+            else:
                 del self._requests[request_id]
-                self.unanswered_bytes -= request.frame_bytes
-                self._give_up(request, "did not answer in time")
         if self._heard:
             self._heard = False
             self._pinged_at = None
