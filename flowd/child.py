@@ -172,8 +172,8 @@ def run_worker(assignment: Assignment, channel: ControlChannel) -> None:
     directory = shard_directory(assignment.data_path, identity.generation, shard)
     if not files.exists(directory):
         raise ConfigError(
-            f"{directory}: missing; is a disk not mounted? Restore it from a backup, or make an empty"
-            " directory to start this shard without its rows"
+            f"{directory}: missing; is a disk not mounted? Restore it from a backup, or make an"
+            " empty directory to start this shard without its rows"
         )
     lock = lock_shard(directory, channel.progress, _LOCK_SECONDS)
     log_identity = LogIdentity(
