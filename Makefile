@@ -29,7 +29,7 @@ help:
 setup: $(VENV)/flowd-installed $(NATIVE)
 
 run: setup
-	$(BIN)/flowd serve --listen 127.0.0.1:8000 --data-dir ./data $(ARGS)
+	$(BIN)/flowd serve $(ARGS)
 
 # The report comes before pytest's closing line; see pyproject.toml for what is measured.
 test: $(VENV)/dev-installed $(NATIVE)

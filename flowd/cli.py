@@ -17,16 +17,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from flowd import __version__
-from flowd.client import AnsweredRow, ask_flows, parse_hour, read_rows
-from flowd.config import Config, LoadedConfig, format_config, load_config
+from flowd.client import AnsweredRow, ask_pages, decode_rows, is_date, parse_hour
+from flowd.config import BadSettings, Config, LoadedConfig, format_config, load_config
 from flowd.control import EXIT_CONFIG, Assignment, KernelName, Role
-from flowd.data_directory import DataDirectory
+from flowd.data_directory import (
+    IDENTITY_NAME,
+    SHARDS_DEFAULT,
+    DataDirectory,
+    inspect_data_directory,
+)
 from flowd.errors import ConfigError, FlowdError
 from flowd.filesystem import LocalFileSystem
 from flowd.kernel import load_kernel
-from flowd.listen import check_listen, open_listener
+from flowd.listen import Listener, check_listen, open_listener
 from flowd.logs import configure_logs, escape_control_characters, get_logger
 from flowd.metrics import SupervisorMetrics, new_registry
 from flowd.runtime_directory import RuntimeDirectory, supervisor_socket
@@ -53,8 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         status = commands.main(arguments, prog_name="flowd", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = error.exit_code
     except click.ClickException as error:
         status = _complain(error.format_message(), error.exit_code)
+    except BadSettings as error:
+        for mistake in error.mistakes:
+            status = _complain(mistake, EXIT_CONFIG)
     except ConfigError as error:
         status = _complain(str(error), EXIT_CONFIG)
     except FlowdError as error:
@@ -68,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="flowd", message="%(prog)s %(version)s")
 def commands() -> None:
     """Sum network flows per app pair, VPC and hour, durably, and answer who talked to whom."""
@@ -103,19 +115,30 @@ def _load(path: Path | None, settings: dict[str, object]) -> LoadedConfig:
 @commands.command()
 @_settings_options
 def serve(path: Path | None, **settings: object) -> int:
-    """Take flows and answer queries until told to stop (SIGTERM or Ctrl-C)."""
+    """Take flows and answer queries.
+
+    Until told to stop: SIGTERM or Ctrl-C.
+    """
     config = _load(path, settings).config
     configure_logs(config.log, "supervisor")
     check_listen(config)
     kernel: KernelName = "native" if load_kernel(config.kernel).name == "native" else "reference"
     _raise_open_files_limit()
+    files, data_dir = LocalFileSystem(), Path(config.data_dir)
+    is_new = inspect_data_directory(files, data_dir, config.shards) is None
     with contextlib.ExitStack() as stack:
-        data = DataDirectory.open(LocalFileSystem(), Path(config.data_dir), config.shards)
+
+        def listen() -> Listener:
+            return stack.enter_context(contextlib.closing(open_listener(config)))
+
+        # A flowd that cannot listen makes no data directory. An existing one is locked first: that
+        # another flowd has it says more than that the port is in use.
+        listener = listen() if is_new else None
+        data = DataDirectory.open(files, data_dir, config.shards)
         stack.callback(data.close)
         runtime = RuntimeDirectory.open(config.runtime_dir, data.path)
         stack.callback(runtime.close)
-        listener = open_listener(config)
-        stack.callback(listener.close)
+        listener = listener or listen()
         registry = new_registry(kernel)
         boot = secrets.token_hex(16)
 
@@ -157,34 +180,67 @@ def serve(path: Path | None, **settings: object) -> int:
 @commands.command("check-config")
 @_settings_options
 def check_config(path: Path | None, **settings: object) -> None:
-    """Print the settings as TOML, each with where it is from; exit 78 if they cannot work."""
-    loaded = _load(path, settings)
-    check_listen(loaded.config)
-    load_kernel(loaded.config.kernel)
-    click.echo(format_config(loaded), nl=False)
+    """Check and print the settings.
+
+    As TOML, each with where it is from. Exit status 78 if flowd could not work with them.
+    """
+    config, sources = _load(path, settings)
+    check_listen(config)
+    load_kernel(config.kernel)
+    data_dir = Path(config.data_dir)
+    identity = inspect_data_directory(LocalFileSystem(), data_dir, config.shards)
+    if config.shards is None:
+        shards, source = SHARDS_DEFAULT, "default"
+        if identity is not None:
+            shards, source = identity.shards, str(data_dir / IDENTITY_NAME)
+        config = msgspec.structs.replace(config, shards=shards)
+        sources = sources | {"shards": source}
+    click.echo(format_config(LoadedConfig(config, sources)), nl=False)
 
 
 class Hour(click.ParamType[int]):
-    """An hour on the command line; see `client.parse_hour`."""
+    """An hour on the command line; see `client.parse_hour`.
+
+    Args:
+        is_end: it ends a range, so that the hour that a time is in is within.
+        is_single: it is all that is asked for, which a date alone hardly means.
+    """
 
     name = "hour"
 
-    def __init__(self, *, round_up: bool = False) -> None:
-        self._round_up = round_up
+    def __init__(self, *, is_end: bool = False, is_single: bool = False) -> None:
+        self._is_end = is_end
+        self._is_single = is_single
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it, or fail as click wants it."""
         try:
-            return parse_hour(str(value), round_up=self._round_up)
-        except ValueError:
-            self.fail(f"{value!r} is neither an hour's number nor an ISO 8601 time", param, ctx)
+            hour = parse_hour(str(value), round_up=self._is_end)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+        if self._is_single and is_date(value):
+            self.fail(
+                f"{value!r} is a day; name one hour, as in {value}T10, or give --from and --to",
+                param,
+                ctx,
+            )
+        return hour
 
 
 @commands.command()
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where flowd is.")
-@click.option("--hour", type=Hour(), help="One hour: its number, or a time in it (ISO 8601).")
-@click.option("--from", "hour_from", type=Hour(), help="The first hour.")
-@click.option("--to", "hour_to", type=Hour(round_up=True), help="The first hour no longer wanted.")
+@click.option(
+    "--hour",
+    type=Hour(is_single=True),
+    help="One hour: its number, or a time in it (ISO 8601; UTC unless it names a zone).",
+)
+@click.option("--from", "hour_from", type=Hour(), help="The first hour; a date is its midnight.")
+@click.option(
+    "--to",
+    "hour_to",
+    type=Hour(is_end=True),
+    help="The first hour no longer wanted; a date is its midnight, as it begins.",
+)
 @click.option("--src-app", multiple=True, metavar="NAME", help="Only this source; repeatable.")
 @click.option("--dest-app", multiple=True, metavar="NAME", help="Only this target; repeatable.")
 @click.option("--vpc-id", multiple=True, metavar="NAME", help="Only this VPC; repeatable.")
@@ -192,7 +248,7 @@ class Hour(click.ParamType[int]):
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "csv"]),
+    type=click.Choice(["table", "json", "ndjson", "csv"]),
     default="table",
     show_default=True,
     help=f"A table has at most {TABLE_ROWS_DEFAULT:,} rows unless --limit says more.",
@@ -221,20 +277,19 @@ def query(
     parameters += [("vpc_id", name) for name in vpc_id]
     if form == "table":
         limit = limit or TABLE_ROWS_DEFAULT
-    if limit is not None:
-        parameters.append(("limit", str(limit)))
-    parameters.append(("format", "csv" if form == "csv" else "json"))
-
-    answer = ask_flows(url, parameters)
+    table: list[bytes] = []
+    chunk = b"\n"
+    for answer in ask_pages(url, parameters, limit, "json" if form == "table" else form):
+        for chunk in answer.content:
+            if form == "table":
+                table.append(chunk)
+            else:
+                click.echo(chunk, nl=False)
     if form == "table":
-        _print_table(read_rows(url, answer))
-    else:
-        last = b""
-        for last in answer.content:
-            click.echo(last, nl=False)
-        if not last.endswith(b"\n"):
-            click.echo()
-    if answer.has_more:
+        _print_table(decode_rows(url, b"".join(table)))
+    elif not chunk.endswith(b"\n"):
+        click.echo()
+    if answer.cursor is not None:
         click.echo(f"flowd: the first {limit:,} rows; there are more (--limit)", err=True)
 
 
@@ -244,8 +299,9 @@ def _print_table(rows: list[AnsweredRow]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=f"{len(rows):,} rows")
-    for name in ("hour", "vpc_id", "src_app", "dest_app"):
+    table = Table(caption="1 row" if len(rows) == 1 else f"{len(rows):,} rows")
+    table.add_column("hour", justify="right", no_wrap=True)
+    for name in ("vpc_id", "src_app", "dest_app"):
         table.add_column(name, overflow="fold")
     for name in ("bytes_tx", "bytes_rx"):
         table.add_column(name, justify="right", no_wrap=True)

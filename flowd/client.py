@@ -5,21 +5,27 @@ An answer that was cut off is an error and never a shorter answer.
 
 import contextlib
 import http.client
+import re
+import socket
+import ssl
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 
 from flowd.errors import FlowdError
 from flowd.flow import HOUR_MAX
+from flowd.query import LIMIT_MAX
 
 SECONDS_PER_HOUR: Final = 3_600
 
 _TIMEOUT_SECONDS = 60.0
 _CHUNK_BYTES = 64 * 1024
 _PROBLEM_BYTES_MAX = 64 * 1024
+_NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next\b')
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 
 
 class ClientError(FlowdError):
@@ -41,11 +47,11 @@ class Answer(NamedTuple):
     """An answer that has begun.
 
     content: the body, as it comes; raises ClientError when it is cut off.
-    has_more: whether there are rows behind the limit.
+    cursor: where the rows behind the limit begin; None when there are none.
     """
 
     content: Iterator[bytes]
-    has_more: bool
+    cursor: str | None
 
 
 class _Problem(msgspec.Struct):
@@ -62,19 +68,66 @@ def parse_hour(text: str, *, round_up: bool = False) -> int:
         round_up: take the next hour for a time within one, as the end of a range needs.
 
     Raises:
-        ValueError: it is neither, or no hour that a flow may have.
+        ValueError: it is neither, or no hour that a flow may have; what is said follows `text`.
     """
-    if text.isascii() and text.isdecimal():
-        hour = int(text)
-    else:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = moment.timestamp()
-        hour = int(-(-seconds // SECONDS_PER_HOUR) if round_up else seconds // SECONDS_PER_HOUR)
-    if not 0 <= hour <= HOUR_MAX:
-        raise ValueError(f"hour {hour} is not within 0 and {HOUR_MAX}")
+    try:
+        seconds: float = int(text) * SECONDS_PER_HOUR if _is_number(text) else _read_seconds(text)
+    except ValueError:
+        raise ValueError("is neither an hour's number nor an ISO 8601 time") from None
+    hour = int(-(-seconds // SECONDS_PER_HOUR) if round_up else seconds // SECONDS_PER_HOUR)
+    if hour < 0:
+        raise ValueError("is before 1970, where hours begin")
+    if hour > HOUR_MAX:
+        raise ValueError(f"is above the last hour, {HOUR_MAX}")
     return hour
+
+
+def is_date(text: str) -> bool:
+    """Tell whether a text that `parse_hour` reads is a day without a time."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return not _is_number(text)
+
+
+def ask_pages(
+    url: str, parameters: Sequence[tuple[str, str]], limit: int | None, form: str
+) -> Iterator[Answer]:
+    """Ask GET /flows for more rows than one answer may have, page by page.
+
+    Args:
+        url: as for `ask_flows`.
+        parameters: the query's, without limit and format.
+        limit: how many rows at most; None for all, in one answer.
+        form: the answer's format: `json`, `ndjson` or `csv`.
+
+    Returns:
+        The pages. Their contents, one behind the other, are one document of that format; read each
+        to its end before taking the next. No more than one page of `LIMIT_MAX` rows is held.
+
+    Raises:
+        ClientError: as `ask_flows`.
+    """
+    cursor = None
+    while True:
+        page = list(parameters)
+        if limit is not None:
+            page.append(("limit", str(min(limit, LIMIT_MAX))))
+        page.append(("format", form))
+        if cursor is not None:
+            page.append(("cursor", cursor))
+        answer = ask_flows(url, page)
+        is_last = limit is None or limit <= LIMIT_MAX or answer.cursor is None
+        if cursor is None and is_last:
+            yield answer
+        else:
+            content = _joint(url, answer, form, is_first=cursor is None, is_last=is_last)
+            yield answer._replace(content=content)
+        if limit is None or is_last:
+            return
+        limit -= LIMIT_MAX
+        cursor = answer.cursor
 
 
 def ask_flows(url: str, parameters: Sequence[tuple[str, str]]) -> Answer:
@@ -101,20 +154,50 @@ def ask_flows(url: str, parameters: Sequence[tuple[str, str]]) -> Answer:
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(f"{url}: {_reason(error)}") from error
         stack.pop_all()  # from here on the reader closes it
-    has_more = 'rel="next"' in response.getheader("Link", "")
-    return Answer(_read(url, connection, response), has_more)
+    following = _NEXT.search(response.getheader("Link", ""))
+    cursors = parse_qs(urlsplit(following[1]).query).get("cursor") if following else None
+    return Answer(_read(url, connection, response), cursors[0] if cursors else None)
 
 
-def read_rows(url: str, answer: Answer) -> list[AnsweredRow]:
+def decode_rows(url: str, content: bytes) -> list[AnsweredRow]:
     """Read a whole answer in JSON.
 
     Raises:
-        ClientError: it was cut off, or is no list of rows.
+        ClientError: it is no list of rows.
     """
     try:
-        return msgspec.json.decode(b"".join(answer.content), type=list[AnsweredRow])
+        return msgspec.json.decode(content, type=list[AnsweredRow])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ClientError(f"{url}: not the answer of a flowd: {error}") from None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _read_seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp()
+
+
+def _joint(url: str, page: Answer, form: str, *, is_first: bool, is_last: bool) -> Iterator[bytes]:
+    """Give a page without what must stand only once in the whole."""
+    body = b"".join(page.content)
+    if form == "csv" and not is_first:
+        yield body.partition(b"\n")[2]
+    elif form == "json":
+        array = body.strip()
+        if array[:1] != b"[" or array[-1:] != b"]":
+            raise ClientError(f"{url}: not the answer of a flowd")
+        rows = array[1:-1].strip()
+        if rows:
+            yield (b"[\n" if is_first else b",\n") + rows
+        if is_last:
+            yield b"\n]\n"
+    else:
+        yield body
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
@@ -155,6 +238,16 @@ def _describe(response: http.client.HTTPResponse, body: bytes) -> str:
 def _reason(error: OSError | http.client.HTTPException) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused; is flowd running there?"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {_TIMEOUT_SECONDS:g} seconds"
+    if isinstance(error, socket.gaierror):
+        return f"the host's name cannot be looked up: {error.strerror}"
+    if isinstance(error, ssl.SSLError):
+        if error.reason in _NO_TLS:
+            return "does not speak TLS; is it http: instead of https:?"
+        return f"TLS failed: {str(error.reason).replace('_', ' ').lower()}"
     if isinstance(error, http.client.IncompleteRead):
         return "the connection was closed before its end"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error) or type(error).__name__

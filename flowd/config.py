@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -113,6 +113,27 @@ ENVIRONMENT_PREFIX: Final = "FLOWD_"
 FILE_VARIABLE: Final = "FLOWD_CONFIG"
 """Names the file when the flag does not."""
 
+MISTAKES_MAX: Final = 20
+"""How many lines a refusal has."""
+
+
+class BadSettings(ConfigError):
+    """Settings that are wrong.
+
+    Args:
+        mistakes: one line each, at least one.
+
+    Attributes:
+        mistakes: the first of them, `MISTAKES_MAX` lines at most.
+    """
+
+    def __init__(self, mistakes: list[str]) -> None:
+        if len(mistakes) > MISTAKES_MAX:
+            shown = MISTAKES_MAX - 1
+            mistakes = [*mistakes[:shown], f"and {len(mistakes) - shown} more mistakes"]
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
 
 class LoadedConfig(NamedTuple):
     """A configuration and where it is from.
@@ -136,33 +157,38 @@ def load_config(
         flags: flag (`--data-dir`) → value; None where it was not given.
 
     Raises:
-        ConfigError: a name is unknown or a value out of range; the text says which, where and what
-            to do.
+        BadSettings: names are unknown, values out of range, or settings contradict each other; each
+            line says which, where and what is allowed.
+        ConfigError: the file cannot be read.
     """
     settings = _settings(Config)
     values: dict[str, object] = {}
     sources = dict.fromkeys(settings, "default")
+    mistakes: list[str] = []
 
     def put(setting: str, value: object, source: str, *, is_text: bool) -> None:
+        kind = settings[setting].type
         try:
-            values[setting] = msgspec.convert(value, settings[setting].type, strict=not is_text)
-        except msgspec.ValidationError as error:
+            values[setting] = msgspec.convert(value, kind, strict=not is_text)
+            sources[setting] = source
+        except msgspec.ValidationError:
             shown = json.dumps(value, default=str)
-            raise ConfigError(f"{source}: {setting} = {shown}: {_reason(error)}") from None
-        sources[setting] = source
+            mistakes.append(f"{source}: {setting} = {shown}: must be {_allowed(kind)}")
 
-    named = path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
-    if named is not None:
-        for setting, value in _read_file(named, settings):
-            put(setting, value, str(named), is_text=False)
-    for variable, setting in _match_variables(environ, settings):
+    content, file = _read_file(path, environ)
+    for setting, value in _flatten(content, settings, file, mistakes):
+        put(setting, value, file, is_text=False)
+    for variable, setting in _match_variables(environ, settings, mistakes):
         put(setting, environ[variable], variable, is_text=True)
     for flag, value in flags.items():
         if value is not None:
             put(flag.removeprefix("--").replace("-", "_"), value, flag, is_text=True)
 
-    config = msgspec.convert(_nest(values), Config)
-    _check_relations(config)
+    if not mistakes:
+        config = msgspec.convert(_nest(values), Config)
+        mistakes += _contradictions(config, sources)
+    if mistakes:
+        raise BadSettings(mistakes)
     return LoadedConfig(config, sources)
 
 
@@ -229,36 +255,48 @@ def _nest(values: Mapping[str, object]) -> dict[str, object]:
     return nested
 
 
-def _read_file(path: Path, known: Mapping[str, object]) -> list[tuple[str, object]]:
+def _read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, object], str]:
+    """Give the content and the name of the file, if there is to be one."""
+    told_by = ""
+    if path is None:
+        if not environ.get(FILE_VARIABLE):
+            return {}, ""
+        path, told_by = Path(environ[FILE_VARIABLE]), f"{FILE_VARIABLE}: "
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        reason = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+        reason = f"not UTF-8 at byte {error.start}"
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        reason = f"not TOML: {error}"
+    raise ConfigError(f"{told_by}{path}: {reason}")
+
+
+def _flatten(
+    content: Mapping[str, object], known: Mapping[str, object], file: str, mistakes: list[str]
+) -> list[tuple[str, object]]:
+    """Give the known settings of a file by their dotted names; what is not known is a mistake."""
     tables = {setting.rpartition(".")[0] for setting in known} - {""}
-    found = []
+    found: list[tuple[str, object]] = []
     for name, value in content.items():
-        if name in tables:
-            if not isinstance(value, dict):
-                raise ConfigError(
-                    f"{path}: {name} is a table: write [{name}] and its settings below"
-                )
+        if name not in tables:
+            found.append((name, value))
+        elif isinstance(value, dict):
             found += [(f"{name}.{inner}", inner_value) for inner, inner_value in value.items()]
         else:
-            found.append((name, value))
-    for setting, _ in found:
-        if setting not in known:
-            raise ConfigError(
-                f"{path}: unknown setting {setting}{_hint(setting, [*known, *tables])}"
-            )
-    return found
+            mistakes.append(f"{file}: {name} is a table: write [{name}] and its settings below")
+    names = [*known, *tables]
+    mistakes += [
+        f"{file}: unknown setting {setting}{_hint(setting, names)}"
+        for setting, _ in found
+        if setting not in known
+    ]
+    return [(setting, value) for setting, value in found if setting in known]
 
 
 def _match_variables(
-    environ: Mapping[str, str], known: Mapping[str, object]
+    environ: Mapping[str, str], known: Mapping[str, object], mistakes: list[str]
 ) -> list[tuple[str, str]]:
     settings = {
         ENVIRONMENT_PREFIX + setting.upper().replace(".", "_"): setting for setting in known
@@ -267,21 +305,45 @@ def _match_variables(
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
             continue
-        if variable not in settings:
+        if variable in settings:
+            found.append((variable, settings[variable]))
+        else:
             hint = _hint(variable, [*settings, FILE_VARIABLE])
-            raise ConfigError(f"environment: unknown setting {variable}{hint}")
-        found.append((variable, settings[variable]))
+            mistakes.append(f"environment: unknown setting {variable}{hint}")
     return found
 
 
-def _check_relations(config: Config) -> None:
-    parse_listen(config.listen)
+def _contradictions(config: Config, sources: Mapping[str, str]) -> list[str]:
+    """Find what is wrong although each value is of its type and in its range."""
+    found = []
+
+    def refuse(reason: str, *settings: str) -> None:
+        told_by = dict.fromkeys(sources[s] for s in settings if sources[s] != "default")
+        found.append(f"{', '.join(told_by)}: {reason}")
+
+    try:
+        parse_listen(config.listen)
+    except ConfigError as error:
+        refuse(str(error), "listen")
+    if not config.data_dir or "\0" in config.data_dir:
+        refuse(f"data_dir = {_toml(config.data_dir)}: must name a directory", "data_dir")
+    if "\0" in config.runtime_dir:
+        refuse(f"runtime_dir = {_toml(config.runtime_dir)}: must name a directory", "runtime_dir")
     limits = config.limits
-    if limits.in_flight_bytes < limits.body_decoded_bytes:
-        raise ConfigError(
-            f"limits.in_flight_bytes = {limits.in_flight_bytes}: below limits.body_decoded_bytes = "
-            f"{limits.body_decoded_bytes}, so that no such body could ever be taken; raise it"
-        )
+    # A body that is not compressed has as many bytes before as after.
+    for least, most in (
+        ("body_bytes", "body_decoded_bytes"),
+        ("body_decoded_bytes", "in_flight_bytes"),
+    ):
+        if getattr(limits, least) > getattr(limits, most):
+            refuse(
+                f"limits.{most} = {getattr(limits, most)}: below limits.{least} = "
+                f"{getattr(limits, least)}, so that no such body could ever be taken; raise it or "
+                "lower the other",
+                f"limits.{most}",
+                f"limits.{least}",
+            )
+    return found
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -289,9 +351,20 @@ def _hint(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _reason(error: msgspec.ValidationError) -> str:
-    text = str(error)
-    return text[:1].lower() + text[1:]
+def _allowed(kind: Any) -> str:
+    """Say what a setting's type lets in."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.UnionType):  # with None, which stands for nothing said
+        (info,) = (t for t in info.types if not isinstance(t, msgspec.inspect.NoneType))
+    if isinstance(info, msgspec.inspect.BoolType):
+        return "true or false"
+    if isinstance(info, msgspec.inspect.IntType):
+        return f"an integer from {info.ge}" + (" up" if info.le is None else f" to {info.le}")
+    if isinstance(info, msgspec.inspect.FloatType):
+        return f"a number above {info.gt}, and {info.le} at most"
+    return "text"
 
 
 def _toml(value: object) -> str:

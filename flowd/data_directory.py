@@ -8,6 +8,8 @@ one. The lock is held by the supervisor for as long as it lives.
     data/LOCK  data/flowd.json  data/gen-1/shard-00/…
 """
 
+import errno
+import os
 import secrets
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -91,8 +93,8 @@ class DataDirectory:
             shards: how many shards it should have; None for as many as it has.
 
         Raises:
-            ConfigError: it is damaged, no data directory, or divided among another number of
-                shards.
+            ConfigError: it is damaged, no data directory, divided among another number of shards,
+                or can be none.
             FlowdError: another flowd has it, or the disk refuses.
         """
         path = path.absolute()
@@ -100,14 +102,14 @@ class DataDirectory:
             files.make_dir(path)
             lock = DirectoryLock.acquire(path / LOCK_NAME)
         except OSError as error:
-            raise FlowdError(f"{path}: cannot be used as data_dir: {error.strerror}") from error
+            raise _refusal(path, error) from error
         if lock is None:
             raise FlowdError(f"{path}: another flowd is running on this data directory")
         try:
             return cls(path, _read_or_make(files, path, shards), lock)
         except OSError as error:
             lock.release()
-            raise FlowdError(f"{path}: cannot be used as data_dir: {error.strerror}") from error
+            raise _refusal(path, error) from error
         except FlowdError:
             lock.release()
             raise
@@ -117,14 +119,50 @@ class DataDirectory:
         self._lock.release()
 
 
+def inspect_data_directory(files: FileSystem, path: Path, shards: int | None) -> Identity | None:
+    """Tell what a data directory is, without making, changing or locking anything.
+
+    Args:
+        files: where.
+        path: the directory.
+        shards: how many shards it should have; None for as many as it has.
+
+    Returns:
+        None when it would be a new one.
+
+    Raises:
+        ConfigError: `DataDirectory.open` would refuse it for good.
+        FlowdError: the disk refuses.
+    """
+    path = path.absolute()
+    try:
+        existing = next(p for p in (path, *path.parents) if p.exists() or p.is_symlink())
+        if not existing.is_dir():
+            raise ConfigError(f"{path}: cannot be used as data_dir: {existing} is no directory")
+        if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigError(f"{path}: cannot be used as data_dir: no access to {existing}")
+        if files.exists(path / IDENTITY_NAME):
+            return _read(files, path, shards)
+        if existing == path:
+            _check_unused(files, path)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    return None
+
+
 def shard_directory(path: Path, generation: int, shard: int) -> Path:
     """Tell where a shard's files are."""
     return path / f"gen-{generation}" / f"shard-{shard:02}"
 
 
 def _read_or_make(files: FileSystem, path: Path, shards: int | None) -> Identity:
-    if not files.exists(path / IDENTITY_NAME):
-        return _make(files, path, shards)
+    if files.exists(path / IDENTITY_NAME):
+        return _read(files, path, shards)
+    _check_unused(files, path)
+    return _make(files, path, shards)
+
+
+def _read(files: FileSystem, path: Path, shards: int | None) -> Identity:
     identity = _decode(path / IDENTITY_NAME, files.read_bytes(path / IDENTITY_NAME))
     if shards is not None and shards != identity.shards:
         raise ConfigError(
@@ -134,20 +172,37 @@ def _read_or_make(files: FileSystem, path: Path, shards: int | None) -> Identity
     return identity
 
 
-def _make(files: FileSystem, path: Path, shards: int | None) -> Identity:
+def _check_unused(files: FileSystem, path: Path) -> None:
     expected = {LOCK_NAME, IDENTITY_NAME + ".tmp", "lost+found"}
-    foreign = [name for name in files.list_dir(path) if name not in expected and name[0] != "."]
+    foreign = [
+        name
+        for name in files.list_dir(path)
+        if name not in expected and name[0] != "." and not _is_unused_generation(files, path / name)
+    ]
     if foreign:
         raise ConfigError(
             f"{path}: holds {foreign[0]} but no {IDENTITY_NAME}: if this is a data directory, "
             f"restore {IDENTITY_NAME} from a backup; if not, give flowd an empty directory"
         )
+
+
+def _is_unused_generation(files: FileSystem, path: Path) -> bool:
+    """Tell whether a creation that was cut short left this behind."""
+    if path.name != "gen-1":
+        return False
+    return not any(files.list_dir(path / name) for name in files.list_dir(path))
+
+
+def _make(files: FileSystem, path: Path, shards: int | None) -> Identity:
     identity = Identity(
         generation=1,
         shards=shards or SHARDS_DEFAULT,
         seed=secrets.token_hex(8),
         directory_id=secrets.token_hex(16),
     )
+    # Before flowd.json, so that from then on a missing one is damage and never taken for empty.
+    for shard in range(identity.shards):
+        files.make_dir(shard_directory(path, identity.generation, shard))
     write_atomically(files, path / IDENTITY_NAME, [_encode(identity)])
     return identity
 
@@ -179,3 +234,25 @@ def _decode(path: Path, content: bytes) -> Identity:
 
 def _checksum(identity: Identity) -> str:
     return f"{google_crc32c.value(msgspec.json.encode(identity)):08x}"
+
+
+def _refusal(path: Path, error: OSError) -> FlowdError:
+    """Tell what will fail again from what may have passed by the next start."""
+    kind = ConfigError if error.errno in _LASTING else FlowdError
+    return kind(f"{path}: cannot be used as data_dir: {error.strerror}")
+
+
+_LASTING: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)

@@ -127,6 +127,8 @@ class GroupCommit:
                     break
                 except WalFull as error:
                     log.warning("wal_full", error=str(error), batches=len(group.batches))
+                    if self._draining:
+                        return  # none of it was acknowledged
                     await asyncio.sleep(_RETRY_SECONDS)
             store.apply(group)
             self._count(group, store.written_bytes - before)
@@ -171,6 +173,7 @@ class GroupCommit:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
+            await self._on_io_thread(run.remove_written)
             run.abandon()
             self._checkpoint_not_before = time.monotonic() + 60 * _RETRY_SECONDS
             log.warning("checkpoint_abandoned", error=str(error))

@@ -53,8 +53,9 @@ def check_listen(config: Config) -> tuple[socket.AddressFamily, tuple[str, int],
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no host's name"
         raise FlowdError(
-            f"listen = {config.listen}: {host} cannot be looked up: {error}"
+            f"listen = {config.listen}: {host} cannot be looked up: {reason}"
         ) from error
     family, _, _, _, address = found[0]
     literal = str(address[0])

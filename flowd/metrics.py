@@ -149,6 +149,7 @@ class WorkerMetrics:
         recovery_seconds: how long the last start took, from checkpoint and log to ready.
         recovery_records: log records replayed by the last start.
         torn_tails: torn tails cut off.
+        damaged_checkpoints: damaged files of checkpoints that the last start passed over.
         saturated_sums: additions cut off at 2**63 - 1.
     """
 
@@ -202,6 +203,11 @@ class WorkerMetrics:
         )
         self.torn_tails = Counter(
             "flowd_torn_tails_total", "Torn tails of the log that were cut off.", registry=registry
+        )
+        self.damaged_checkpoints = Counter(
+            "flowd_damaged_checkpoints_total",
+            "Damaged manifests and bucket files that the last start passed over.",
+            registry=registry,
         )
         self.saturated_sums = Counter(
             "flowd_saturated_sums_total",

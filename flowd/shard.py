@@ -108,7 +108,7 @@ class Shard:
         pages: list[bytes] = []
         first = query.hour_from if after is None else max(query.hour_from, after.hour)
         buckets = self._tables.irange(Bucket(first, 0), Bucket(query.hour_to, 0), (True, False))
-        for bucket in list(buckets):
+        for bucket in buckets:
             if rows == 0:
                 return pages, False
             behind = after if after is not None and after.hour == bucket.start else None

@@ -8,7 +8,6 @@ answers is no longer read from. Only processes of the same user may connect.
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -21,6 +20,7 @@ from flowd.group_commit import GroupCommit
 from flowd.kernel.interface import Kernel
 from flowd.logs import get_logger
 from flowd.metrics import WorkerMetrics, snapshot
+from flowd.peer_credentials import is_same_user
 from flowd.protocol import (
     Appended,
     Decoder,
@@ -105,6 +105,8 @@ class Worker:
         metrics.recovery_seconds.set(store.recovery.seconds)
         metrics.recovery_records.set(store.recovery.records)
         metrics.torn_tails.inc(1 if store.recovery.torn_bytes else 0)
+        metrics.damaged_checkpoints.inc(len(store.recovery.damaged))
+        _log_recovery(store)
 
     async def serve(
         self, socket_path: Path, ready: Callable[[], None], stop: asyncio.Event
@@ -191,8 +193,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet a process of the same user, turn away any other."""
         self._transport = cast(asyncio.Transport, transport)
-        if (uid := _peer_uid(transport.get_extra_info("socket"))) != os.getuid():
-            log.warning("connection_refused", peer_uid=uid)
+        if not is_same_user(transport.get_extra_info("socket")):
+            log.warning("connection_refused", reason="a process of another user")
             self._transport.abort()
             return
         self._worker.add(self)
@@ -285,6 +287,23 @@ class Connection(asyncio.Protocol):
         self.send(MessageType.FAILED, request_id, pack(failed))
 
 
+def _log_recovery(store: Store) -> None:
+    report = store.recovery
+    for damage in report.damaged:
+        log.warning("checkpoint_passed_over", reason=str(damage))
+    if report.torn_bytes:
+        log.warning(
+            "torn_tail_set_aside", torn_bytes=report.torn_bytes, copy=str(report.broken_copy)
+        )
+    log.info(
+        "recovered",
+        rows=store.shard.rows,
+        rows_loaded=report.rows_loaded,
+        flows_replayed=report.flows,
+        seconds=round(report.seconds, 3),
+    )
+
+
 def _listen(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -293,16 +312,7 @@ def _listen(path: Path) -> socket.socket:
     return listening
 
 
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(credentials)[1]
-    return uid
-
-
 def _end_process(error: BaseException) -> None:
     """End at once: after a failed write nothing may be acknowledged, nor anything tidied up."""
     log.critical("worker_ends", error=str(error), kind=type(error).__name__)
     os._exit(_EXIT_FATAL)
-
-
-_UCRED = struct.Struct("3i")  # pid, uid, gid; see unix(7)

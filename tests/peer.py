@@ -18,11 +18,13 @@ from flowd.kernel import load_kernel
 from flowd.protocol import (
     PROTOCOL_VERSION,
     Appended,
+    AppendHeader,
     Decoder,
     Failed,
     Hello,
     Message,
     MessageType,
+    QueryRequest,
     Status,
     encode,
     pack,
@@ -78,6 +80,8 @@ class Peer:
         self.writable = True
         self.held: set[MessageType] = set()
         self.requests: list[MessageType] = []
+        self.appends: list[AppendHeader] = []
+        self.queries: list[QueryRequest] = []
         self.damage: Callable[[MessageType, list[bytes]], list[bytes]] | None = None
         self.connections: list[PeerConnection] = []
         self._held_requests: list[tuple[PeerConnection, Message]] = []
@@ -148,7 +152,7 @@ class Peer:
             self.answer(connection, message)
 
     def answer(self, connection: "PeerConnection", message: Message) -> None:
-        type, request_id, payload = message
+        type, request_id, payload = message.type, message.request_id, message.payload
         try:
             answer, parts = self._answer(type, payload)
         except FrameError as error:
@@ -167,6 +171,7 @@ class Peer:
                 return MessageType.PROBED, [pack_probed(new_rows)]
             case MessageType.QUERY:
                 request = unpack_query(payload)
+                self.queries.append(request)
                 pages, last = self.shard.page(request.query, request.after, request.rows)
                 return MessageType.PAGE, pack_page(pages, last=last)
             case MessageType.BUCKETS:
@@ -179,6 +184,7 @@ class Peer:
 
     def _append(self, payload: bytes) -> Appended:
         header, frame = unpack_append(payload)
+        self.appends.append(header)
         duplicate = header.batch_id in self.batch_ids
         if not duplicate:
             slices = self.kernel.buckets(frame)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ def start(tmp_path: Path, runtime: Path) -> Iterator[Callable[..., Child]]:
 
 
 def assign(tmp_path: Path, runtime: Path, role: Role = "worker", **changes: object) -> Assignment:
+    shard_directory(tmp_path / "data", 1, 0).mkdir(parents=True, exist_ok=True)
     settings: dict[str, object] = {
         "role": role,
         "index": 0,
@@ -116,6 +118,14 @@ def test_a_worker_recovers_says_ready_beats_and_stops_when_told(tmp_path, runtim
     lock = DirectoryLock.acquire(shard_directory(tmp_path / "data", 1, 0) / "LOCK")
     assert lock is not None
     lock.release()
+
+
+def test_a_worker_whose_directory_is_missing_is_no_empty_shard(tmp_path, runtime, start):
+    assignment = assign(tmp_path, runtime)
+    shard_directory(tmp_path / "data", 1, 0).rmdir()
+    worker = start(assignment)
+    assert "is a disk not mounted?" in worker.next("failed").detail
+    assert worker.wait() == 78
 
 
 def test_a_router_serves_on_the_socket_it_inherits(tmp_path, runtime, start):
@@ -181,8 +191,9 @@ def test_a_damaged_log_is_not_worth_a_restart(tmp_path, runtime, start):
 
 
 def test_a_disk_that_fails_is_worth_a_restart(tmp_path, runtime, start):
-    (tmp_path / "data").touch()  # not a directory
-    worker = start(assign(tmp_path, runtime))
+    assignment = assign(tmp_path, runtime)
+    (shard_directory(tmp_path / "data", 1, 0) / "wal").touch()  # not a directory
+    worker = start(assignment)
     assert "Not a directory" in worker.next("failed").detail
     assert worker.wait() == 1
     assert "Traceback" not in worker.log.read_text()
@@ -240,6 +251,59 @@ def channel() -> Iterator[tuple[ControlChannel, socket.socket]]:
         control = ControlChannel(theirs.detach())
         yield control, ours
         control._socket.close()
+
+
+def stop_once_ready(ours: socket.socket, seen: list[str], use: Callable[[], None]) -> None:
+    """Play the supervisor in a thread: use the child when it is ready, then stop it."""
+
+    def watch() -> None:
+        with ours.makefile("rb") as lines:
+            for line in lines:
+                seen.append(decode_event(line).event)
+                if seen[-1] == "ready":
+                    use()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    threading.Thread(target=watch).start()
+
+
+def test_a_worker_gives_its_shard_back_when_it_stops(tmp_path, runtime, channel):
+    control, ours = channel
+    seen: list[str] = []
+    stop_once_ready(ours, seen, lambda: None)
+    assert run(assign(tmp_path, runtime), control) == 0
+    assert seen[-1] == "ready"
+    lock_shard(shard_directory(tmp_path / "data", 1, 0), print, 0.0).release()
+
+
+def test_a_router_answers_for_all_processes_until_it_stops(tmp_path, runtime, channel):
+    control, ours = channel
+    answers: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+
+        def scrape() -> None:
+            with socket.create_connection(address, DEADLINE_SECONDS) as client:
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                with client.makefile("rb") as content:
+                    answers.append(content.read())
+
+        stop_once_ready(ours, [], scrape)
+        descriptor = os.dup(listening.fileno())
+        assignment = assign(tmp_path, runtime, role="router", listen_descriptor=descriptor)
+        assert run(assignment, control) == 0
+    assert answers[0].startswith(b"HTTP/1.1 200 ")
+    assert b'flowd_build_info{process="router-0",' in answers[0]
+
+
+def test_a_bad_configuration_is_told_as_such(tmp_path, runtime, channel):
+    control, ours = channel
+    wal = shard_directory(tmp_path / "data", 1, 0) / "wal"
+    wal.mkdir(parents=True)
+    (wal / f"{1:020}.wal").write_bytes(b"garbage" * 1_000)
+    assert run(assign(tmp_path, runtime), control) == 78
+    assert b'{"event":"failed","detail":"' in ours.recv(65_536)
 
 
 def test_an_assignment_may_come_in_pieces(tmp_path, runtime, channel):

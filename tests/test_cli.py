@@ -1,7 +1,4 @@
-import csv
 import importlib.util
-import io
-import json
 import os
 import re
 import resource
@@ -12,65 +9,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-import structlog
 
 from flowd import __version__, cli
-from flowd.cli import main
 from flowd.config import load_config
-from tests.canned_server import answer, canned_server
+from flowd.data_directory import DataDirectory
+from flowd.filesystem import LocalFileSystem
+from flowd.listen import open_listener
 from tests.supervisor.harness import SCRIPT, short_directory
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
+
 DEADLINE_SECONDS = 20.0
-ROWS = [
-    {
-        "src_app": "[red]foo",
-        "dest_app": "bar\x1b[2J",
-        "vpc_id": "vpc-0",
-        "bytes_tx": 1_234_567,
-        "bytes_rx": 0,
-        "hour": 91,
-    },
-    {
-        "src_app": "é" * 120,
-        "dest_app": "b",
-        "vpc_id": "vpc-1",
-        "bytes_tx": 0,
-        "bytes_rx": 2**63 - 1,
-        "hour": 92,
-    },
-]
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in list(os.environ):
-        if name.startswith("FLOWD_"):
-            monkeypatch.delenv(name)
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def flowd(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command; gives its exit status, output and complaints."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        output, complaint = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, output, complaint
-
-    return run
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "Missing command."),
         (("dance",), "No such command 'dance'."),
         (("serve", "--loud"), "No such option '--loud'."),
         (("serve", "now"), "Got unexpected extra argument (now)"),
@@ -78,6 +36,8 @@ def flowd(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
         (("query", "--from", "1"), "give either --hour, or both --from and --to"),
         (("query", "--hour", "1", "--to", "2"), "give either --hour, or both --from and --to"),
         (("query", "--hour", "noon"), "'noon' is neither an hour's number nor an ISO 8601 time"),
+        (("query", "--hour", "1969-12-31T23"), "'1969-12-31T23' is before 1970"),
+        (("query", "--hour", "2026-11-23"), "'2026-11-23' is a day; name one hour, as in 2026-11"),
         (("query", "--hour", "1", "--limit", "0"), "0 is not in the range x>=1"),
         (("query", "--hour", "1", "--format", "xml"), "'xml' is not one of"),
     ],
@@ -95,8 +55,11 @@ def test_a_mistake_in_the_command_line_is_2_and_one_line(flowd, arguments, reaso
     ("arguments", "reason"),
     [
         (("--config", "/nonexistent"), "/nonexistent: cannot be read: No such file or directory"),
-        (("--shards", "0"), '--shards: shards = "0": expected `int` >= 1'),
-        (("--kernel", "fast"), "invalid enum value 'fast'"),
+        (("--shards", "0"), '--shards: shards = "0": must be an integer from 1 to 64'),
+        (("--kernel", "fast"), "must be one of auto, native, reference"),
+        (("--data-dir", ""), '--data-dir: data_dir = "": must name a directory'),
+        (("--data-dir", __file__), f"data_dir: {__file__} is no directory"),
+        (("--data-dir", f"{__file__}/x"), f"data_dir: {__file__} is no directory"),
         (("--listen", "8000"), "expected HOST:PORT"),
         (("--listen", "0.0.0.0:0"), "not a loopback address"),
     ],
@@ -106,6 +69,19 @@ def test_a_configuration_that_cannot_work_is_78_and_one_line(flowd, command, arg
     assert (status, output) == (78, "")
     assert reason in complaint
     assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_every_mistake_has_a_line(flowd, command, monkeypatch):
+    monkeypatch.setenv("FLOWD_LOG_LEVEL", "INFO")
+    monkeypatch.setenv("FLOWD_SHARD", "2\n3")
+    assert flowd(command, "--insecure", "--routers", "no\n") == (
+        78,
+        "",
+        "flowd: environment: unknown setting FLOWD_SHARD; did you mean FLOWD_SHARDS?\n"
+        'flowd: FLOWD_LOG_LEVEL: log.level = "INFO": must be one of debug, info, warning, error\n'
+        'flowd: --routers: routers = "no\\n": must be an integer from 1 to 256\n',
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("flowd._native") is not None, reason="it is built")
@@ -133,6 +109,35 @@ def test_help_is_no_mistake(flowd, arguments):
     assert output.startswith("Usage: flowd")
 
 
+def test_flowd_alone_prints_its_help_and_ends_with_2(flowd):
+    _, help_text, _ = flowd("--help")
+    assert flowd() == (2, "", help_text)
+
+
+def test_no_summary_of_a_command_is_cut_off(flowd):
+    _, output, _ = flowd("--help")
+    summaries = output.partition("Commands:\n")[2].splitlines()
+    assert len(summaries) == 3
+    assert all(re.search(r"[a-z]\.$", summary) for summary in summaries)
+
+
+def test_the_help_names_the_zone_of_a_time_without_one(flowd):
+    assert "UTC" in flowd("query", "--help")[1]
+
+
+def test_make_run_sets_nothing_so_that_the_environment_may():
+    environ = {name: os.environ[name] for name in os.environ if not name.startswith("MAKE")}
+    plan = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "run", "ARGS="],
+        cwd=Path(__file__).parents[1],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert plan.stdout.splitlines()[-1].strip() == ".venv/bin/flowd serve"
+
+
 def test_the_version_is_told(flowd):
     assert flowd("--version") == (0, f"flowd {__version__}\n", "")
 
@@ -156,123 +161,29 @@ def test_check_config_prints_what_serve_would_use(flowd, tmp_path, monkeypatch):
     assert (config.routers, config.wal.sync, config.wal.segment_bytes) == (3, "interval", 65_536)
 
 
-def test_query_asks_for_what_the_options_say(flowd):
-    with canned_server(answer(b"[]\n")) as server:
-        flowd(
-            *(
-                "query",
-                "--url",
-                server.url,
-                "--from",
-                "1970-01-01T01:30",
-                "--to",
-                "1970-01-02T01:30",
-            ),
-            *("--src-app", "a", "--src-app", "b", "--dest-app", "c", "--vpc-id", "d"),
-            *("--limit", "7", "--format", "json"),
-        )
-        flowd("query", "--url", server.url, "--hour", "5", "--format", "csv")
-        flowd("query", "--url", server.url, "--hour", "5")
-        assert server.targets == [
-            "/flows?from=1&to=26&src_app=a&src_app=b&dest_app=c&vpc_id=d&limit=7&format=json",
-            "/flows?hour=5&format=csv",
-            "/flows?hour=5&limit=1000&format=json",
-        ]
-
-
-@pytest.mark.parametrize("form", ["json", "csv"])
-def test_query_passes_other_formats_through_as_they_are(flowd, form):
-    body = "anything, é\n".encode() * 100_000
-    with canned_server(answer(body)) as server:
-        outcome = flowd("query", "--url", server.url, "--hour", "5", "--format", form)
-    assert outcome == (0, body.decode(), "")
-
-
-def test_query_ends_its_output_with_a_newline(flowd):
-    for body in (b"[]", b"[]\n"):
-        with canned_server(answer(body)) as server:
-            outcome = flowd("query", "--url", server.url, "--hour", "5", "--format", "json")
-        assert outcome == (0, "[]\n", "")
-
-
-def test_query_prints_a_table_that_no_name_can_disturb(flowd):
-    with canned_server(answer(json.dumps(ROWS).encode())) as server:
-        status, output, complaint = flowd("query", "--url", server.url, "--hour", "91")
-    assert (status, complaint) == (0, "")
-    lines = output.splitlines()
-    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines]
-    assert ["hour", "vpc_id", "src_app", "dest_app", "bytes_tx", "bytes_rx"] in cells
-    assert ["91", "vpc-0", "[red]foo", "bar\\u001b[2J", "1,234,567", "0"] in cells
-    assert ["92", "vpc-1", "é" * 120, "b", "0", "9,223,372,036,854,775,807"] in cells
-    assert lines[-1].strip() == "2 rows"
-
-
-def test_query_says_when_there_is_more_than_the_limit(flowd):
-    content = answer(b"[]", "200 OK", 'Link: </flows?cursor=x>; rel="next"')
-    with canned_server(content) as server:
-        status, _, complaint = flowd("query", "--url", server.url, "--hour", "5")
+def test_check_config_tells_how_many_shards_there_will_be(flowd, tmp_path):
+    status, output, _ = flowd("check-config", "--data-dir", str(tmp_path / "data"))
     assert status == 0
-    assert complaint == "flowd: the first 1,000 rows; there are more (--limit)\n"
+    assert re.search(r"^shards = 2 +# default$", output, re.MULTILINE)
+    DataDirectory.open(LocalFileSystem(), tmp_path / "data", 5).close()
+    _, output, _ = flowd("check-config", "--data-dir", str(tmp_path / "data"))
+    assert re.search(rf"^shards = 5 +# {tmp_path}/data/flowd\.json$", output, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (answer(b'{"title":"Bad\\u001b","detail":"x"}', "400 Bad Request"), "400 Bad\\u001b: x"),
-        (answer(b"[]")[:-1], "the answer was cut off"),
-        (b"", "Remote end closed connection without response"),
-    ],
-)
-@pytest.mark.parametrize("form", ["table", "json"])
-def test_query_fails_with_1_and_one_line(flowd, content, reason, form):
-    with canned_server(content) as server:
-        status, _, complaint = flowd("query", "--url", server.url, "--hour", "5", "--format", form)
-    assert status == 1
-    assert reason in complaint
-    assert complaint.count("\n") == 1
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_another_number_of_shards_than_the_data_has_is_78(flowd, command, tmp_path):
+    DataDirectory.open(LocalFileSystem(), tmp_path, 5).close()
+    status, output, complaint = flowd(command, "--shards", "4", "--data-dir", str(tmp_path))
+    assert (status, output) == (78, "")
+    assert "divided among 5 shards, not shards = 4" in complaint
 
 
-@pytest.mark.parametrize("body", [b"[]]", b'[{"hour":1}]', b"\xff"])
-def test_query_makes_no_table_of_what_is_no_answer(flowd, body):
-    with canned_server(answer(body)) as server:
-        status, output, complaint = flowd("query", "--url", server.url, "--hour", "5")
-    assert (status, output) == (1, "")
-    assert "not the answer of a flowd" in complaint
-
-
-def test_a_reader_that_has_enough_ends_query_in_silence():
-    with canned_server(answer(b"x" * 10_000_000)) as server:
-        outcome = subprocess.run(
-            [
-                "sh",
-                "-c",
-                f"'{sys.executable}' -m flowd query --url {server.url} --hour 1"
-                " --format json | head -c 5",
-            ],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            check=False,
-            timeout=DEADLINE_SECONDS,
-        )
-    assert (outcome.stdout, outcome.stderr) == (b"xxxxx", b"")
-
-
-def test_ctrl_c_ends_query_with_1_and_one_line(flowd):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-
-        def interrupt() -> None:
-            connection, _ = silent.accept()
-            with connection:
-                connection.recv(65_536)
-                os.kill(os.getpid(), signal.SIGINT)
-                connection.recv(1)  # until the client gives up
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        status, output, complaint = flowd("query", "--url", url, "--hour", "1")
-        assert (status, output, complaint.strip()) == (1, "", "flowd: interrupted")
-        thread.join()
+def test_check_config_neither_makes_nor_locks_anything(flowd, tmp_path):
+    assert flowd("check-config", "--data-dir", str(tmp_path / "new" / "data"))[0] == 0
+    assert list(tmp_path.iterdir()) == []
+    owner = DataDirectory.open(LocalFileSystem(), tmp_path / "data", None)
+    assert flowd("check-config", "--data-dir", str(tmp_path / "data"))[0] == 0
+    owner.close()
 
 
 @pytest.fixture
@@ -365,6 +276,18 @@ def test_a_second_flowd_on_a_data_directory_ends_with_1_and_names_it(
     )
 
 
+def test_a_port_in_use_ends_with_1_and_leaves_no_data_directory(
+    flowd, scripted, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cli, "open_listener", partial(open_listener, patience_seconds=0.05))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        status, _, complaint = flowd("serve", "--listen", address)
+    assert status == 1
+    assert complaint == f"flowd: cannot listen on {address}: Address already in use\n"
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_supervisor_answers_for_its_metrics(flowd, scripted, runtime):
     seen: list[bool] = []
 
@@ -375,24 +298,3 @@ def test_the_supervisor_answers_for_its_metrics(flowd, scripted, runtime):
     stop_when(is_there)
     assert flowd("serve")[0] == 0
     assert seen[-1]
-
-
-def test_rows_of_a_real_flowd_come_as_a_table_and_as_csv(flowd, tmp_path):
-    from tests.flowd_process import running_flowd
-
-    flows = [
-        {"src_app": "a", "dest_app": "b", "vpc_id": "v", "bytes_tx": tx, "bytes_rx": 1, "hour": 91}
-        for tx in (1, 2, 3)
-    ]
-    with running_flowd(tmp_path) as server:
-        assert server.request("POST", "/flows", json.dumps(flows).encode()).status == 204
-        status, output, _ = flowd("query", "--url", server.url, "--hour", "91")
-        assert status == 0
-        assert re.search(r"│ 91 +│ v +│ a +│ b +│ +6 │ +3 │", output)
-        _, output, _ = flowd("query", "--url", server.url, "--hour", "91", "--format", "csv")
-        assert next(csv.DictReader(io.StringIO(output)))["bytes_tx"] == "6"
-        status, _, complaint = flowd(
-            "query", "--url", server.url, "--hour", "91", "--limit", "99999"
-        )
-        assert status == 1
-        assert "limit" in complaint

@@ -1,10 +1,12 @@
+import socket
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowd.client import ClientError, ask_flows, parse_hour
+from flowd import client
+from flowd.client import ClientError, ask_flows, ask_pages, is_date, parse_hour
 from flowd.flow import HOUR_MAX
 from tests.canned_server import answer, canned_server
 
@@ -44,11 +46,22 @@ def test_the_forms_of_a_time(text: str, hour: int):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "noon", "-1", "1.0", "٣", str(HOUR_MAX + 1), "1969-12-31", "2026-13-01"]
+    ("text", "reason"),
+    [
+        *((text, "neither") for text in ("", "noon", "-1", "1.0", "٣", "2026-13-01", "9" * 5_000)),
+        ("1969-12-31", "is before 1970"),
+        ("1970-01-01T00:30+01:00", "is before 1970"),
+        (str(HOUR_MAX + 1), f"is above the last hour, {HOUR_MAX}"),
+    ],
 )
-def test_what_is_no_hour_is_refused(text: str):
-    with pytest.raises(ValueError, match=r"hour|isoformat|month"):
+def test_what_is_no_hour_is_refused_with_its_reason(text: str, reason: str):
+    with pytest.raises(ValueError, match=reason):
         parse_hour(text)
+
+
+def test_a_day_is_told_from_a_time_and_from_a_number():
+    assert is_date("2026-11-23")
+    assert not any(is_date(text) for text in ("2026-11-23T00", "20261123", "noon"))
 
 
 @pytest.mark.parametrize("path", ["", "/", "/prefix", "/prefix/"])
@@ -65,12 +78,37 @@ def test_the_answer_comes_whole_and_says_whether_there_is_more():
     body = bytes(range(256)) * 4_096
     with canned_server(answer(body, "200 OK", 'Link: </flows?cursor=x>; rel="next"')) as server:
         found = ask_flows(server.url, [])
-        assert found.has_more
+        assert found.cursor == "x"
         assert b"".join(found.content) == body
     with canned_server(CHUNKED + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n") as server:
         found = ask_flows(server.url, [])
-        assert not found.has_more
+        assert found.cursor is None
         assert b"".join(found.content) == b"abcde"
+
+
+@pytest.mark.parametrize(
+    ("link", "cursor"),
+    [
+        ('</flows?limit=1&cursor=a%2Fb>; rel="next"', "a/b"),
+        ("<https://proxy.example/x?cursor=a>;rel=next", "a"),
+        ('</help>; rel="help", </flows?cursor=a>; rel="next"', "a"),
+        ('</flows?cursor=a>; rel="prev"', None),
+        ('</flows>; rel="next"', None),
+    ],
+)
+def test_the_cursor_is_that_of_the_next_link(link: str, cursor: str | None):
+    with canned_server(answer(b"[]", "200 OK", f"Link: {link}")) as server:
+        found = ask_flows(server.url, [])
+        assert (found.cursor, b"".join(found.content)) == (cursor, b"[]")
+
+
+def test_a_page_is_asked_for_when_the_one_before_was_taken():
+    content = answer(b"[]", "200 OK", "Link: </flows?cursor=x>; rel=next")
+    with canned_server(content) as server:
+        for number, page in enumerate(ask_pages(server.url, [("hour", "1")], 30_000, "json"), 1):
+            assert len(server.targets) == number
+            b"".join(page.content)
+        assert number == 3
 
 
 @pytest.mark.parametrize(
@@ -119,6 +157,24 @@ def test_nobody_there_is_told_with_what_to_do():
         ask_flows(url, [])
 
 
+def test_a_name_that_nobody_knows_is_told_in_plain_words():
+    with pytest.raises(ClientError, match=r": the host's name cannot be looked up: [A-Z][a-z ]+$"):
+        ask_flows("http://no-such-host.invalid", [])
+
+
+def test_a_host_that_does_not_answer_is_told_with_how_long_it_had(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "_TIMEOUT_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClientError, match=r"no answer within 0\.05 seconds"):
+            ask_flows(url, [])
+
+
+def test_other_failures_are_told_in_the_systems_words(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ClientError, match=r"http://\[ff02::1\]:1: [A-Z][a-z ]+$"):
+        ask_flows("http://[ff02::1]:1", [])
+
+
 @pytest.mark.parametrize(
     "url", ["", "localhost:8000", "ftp://localhost", "http://", "http://h:port", "http://h:99999"]
 )
@@ -127,9 +183,14 @@ def test_what_is_no_url_is_refused(url: str):
         ask_flows(url, [])
 
 
-def test_https_is_spoken_to_https():
-    with (
-        canned_server(b"no TLS here, certainly\r\n") as server,
-        pytest.raises(ClientError, match="SSL"),
-    ):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no TLS here, certainly\r\n", "does not speak TLS; is it http: instead of https:"),
+        (answer(b"", "400 Bad Request"), "does not speak TLS; is it http: instead of https:"),
+        (b"\x15\x03\x03\x00\x02\x02\x28", "TLS failed: [a-z0-9 ]*handshake failure"),
+    ],
+)
+def test_https_is_spoken_to_https(content: bytes, reason: str):
+    with canned_server(content) as server, pytest.raises(ClientError, match=reason):
         ask_flows(server.url.replace("http:", "https:"), [])

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from flowd.data_directory import DataDirectory, Identity, shard_directory
+from flowd.data_directory import (
+    DataDirectory,
+    Identity,
+    inspect_data_directory,
+    shard_directory,
+)
 from flowd.errors import ConfigError, FlowdError
 from flowd.filesystem import LocalFileSystem
 
@@ -121,7 +126,7 @@ def test_no_flipped_bit_of_a_value_goes_unnoticed(tmp_path: Path):
 
 def test_data_without_its_identity_is_never_made_a_new_directory(tmp_path: Path):
     make(tmp_path)
-    (tmp_path / "gen-1").mkdir()
+    (tmp_path / "gen-1/shard-00/wal").mkdir()
     (tmp_path / "flowd.json").unlink()
     with pytest.raises(ConfigError, match=r"holds gen-1 but no flowd\.json"):
         make(tmp_path)
@@ -136,11 +141,48 @@ def test_a_crash_before_the_identity_was_durable_starts_over(tmp_path: Path):
     assert make(tmp_path).shards == 2
 
 
-def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path):
+@pytest.mark.parametrize("name", ["file", "file/data", "dangling", "dangling/data", "x" * 300])
+def test_a_path_that_cannot_be_a_directory_is_named_and_not_worth_a_restart(
+    tmp_path: Path, name: str
+):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "data"):
-        with pytest.raises(FlowdError, match=f"{path}: cannot be used as data_dir"):
-            make(path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "missing" / "target")
+    for attempt in (make, lambda path: inspect_data_directory(FILES, path, None)):
+        with pytest.raises(ConfigError, match=f"{tmp_path / name}: cannot be used as data_dir"):
+            attempt(tmp_path / name)
+
+
+def test_a_directory_without_access_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Root has access to everything, so the system's word is put on.
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    for path in (tmp_path, tmp_path / "data"):
+        with pytest.raises(ConfigError, match=f"data_dir: no access to {tmp_path}$"):
+            inspect_data_directory(FILES, path, None)
+
+
+def test_a_look_at_a_directory_tells_what_opening_it_would(tmp_path: Path):
+    new = tmp_path / "a" / "b"
+    assert inspect_data_directory(FILES, new, 5) is None
+    assert not new.parent.exists()
+    made = make(new, 5)
+    owner = DataDirectory.open(FILES, new, None)
+    assert inspect_data_directory(FILES, new, None) == made
+    assert inspect_data_directory(FILES, new, 5) == made
+    owner.close()
+    with pytest.raises(ConfigError, match=r"divided among 5 shards, not shards = 4"):
+        inspect_data_directory(FILES, new, 4)
+    rewrite(new, shards=4)
+    with pytest.raises(ConfigError, match=r"checksum does not match"):
+        inspect_data_directory(FILES, new, None)
+
+
+def test_a_look_at_a_directory_of_something_else_refuses_it_and_adds_nothing(tmp_path: Path):
+    assert inspect_data_directory(FILES, tmp_path, None) is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"holds thesis\.tex but no flowd\.json"):
+        inspect_data_directory(FILES, tmp_path, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_full_disk_is_named_and_the_lock_is_given_back(tmp_path: Path):
@@ -149,8 +191,9 @@ def test_a_full_disk_is_named_and_the_lock_is_given_back(tmp_path: Path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     for _ in range(2):
-        with pytest.raises(FlowdError, match="No space left on device"):
+        with pytest.raises(FlowdError, match="No space left on device") as refusal:
             DataDirectory.open(FullDisk(), tmp_path, None)
+        assert not isinstance(refusal.value, ConfigError)  # there may be room later
     assert make(tmp_path).shards == 2
 
 
@@ -165,3 +208,9 @@ def test_shards_have_directories_that_sort():
     paths = [shard_directory(Path("/data"), 2, shard) for shard in (0, 9, 10, 63)]
     assert paths[0] == Path("/data/gen-2/shard-00")
     assert paths == sorted(paths)
+
+
+def test_a_creation_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    make(tmp_path, shards=3)
+    (tmp_path / "flowd.json").unlink()
+    assert make(tmp_path, shards=2).shards == 2

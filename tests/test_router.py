@@ -16,7 +16,7 @@ from flowd.config import LimitsConfig
 from flowd.errors import OutcomeUnknown, Overloaded, ShardUnavailable, StorageFull
 from flowd.flow import COUNTER_MAX, RowKey
 from flowd.kernel import BodyFormat, Split, load_kernel
-from flowd.protocol import BucketSums, MessageType, pack
+from flowd.protocol import AppendHeader, BucketSums, MessageType, pack
 from flowd.query import AnswerFormat, Query
 from flowd.router import Answer, Backend, Batch, Ingested, LocalBackend, local
 from flowd.worker_client import WorkerClient
@@ -89,7 +89,7 @@ class Cluster:
 
     async def post(self, batch: Iterable[Flow], keyed: int = 0) -> Ingested:
         return await self.backend.ingest(
-            split_of(batch, len(self.peers)), UNKEYED._replace(batch_id=keyed)
+            split_of(batch, len(self.peers)), msgspec.structs.replace(UNKEYED, batch_id=keyed)
         )
 
     async def rows(self, query: Query = ALL) -> list[Flow]:
@@ -105,6 +105,17 @@ class Cluster:
 
     def count(self, type: MessageType) -> int:
         return sum(peer.count(type) for peer in self.peers)
+
+    async def catch_up(self) -> None:
+        """Return when the living peers have seen all that was sent to them."""
+        for client in self.clients:
+            if client.connected:
+                await client.buckets(digest=False)
+
+    async def appends(self) -> int:
+        """How many appends were sent."""
+        await self.catch_up()
+        return self.count(MessageType.APPEND)
 
     @property
     def held_rows(self) -> int:
@@ -171,7 +182,7 @@ async def test_what_was_stored_is_answered_as_a_plain_sum(shard_count: int) -> N
 async def test_a_batch_without_flows_is_stored_without_asking_anyone() -> None:
     async with cluster(2) as c:
         assert await c.post([]) == Ingested(0, duplicate=False)
-        assert c.count(MessageType.APPEND) == 0
+        assert await c.appends() == 0
 
 
 async def test_all_shards_have_their_part_before_the_first_answers() -> None:
@@ -196,12 +207,24 @@ async def test_only_the_shards_that_a_batch_belongs_to_are_asked() -> None:
         assert c.count(MessageType.APPEND) == 1
 
 
+async def test_every_shard_is_told_the_batch_and_all_shards_that_it_touches() -> None:
+    batch = Batch(batch_id=2**100 + 1, key_time_ms=5, arrival_ms=7)
+    async with cluster(3) as c:
+        split = split_of(flows(40), 3)
+        del split.frames[1]
+        await c.backend.ingest(split, batch)
+
+        expected = [AppendHeader(2**100 + 1, 5, 7, shards=0b101)]
+        assert [peer.appends for peer in c.peers] == [expected, [], expected]
+
+
 async def test_a_batch_is_a_duplicate_when_every_shard_says_so() -> None:
     async with cluster(2) as c:
         assert not (await c.post(flows(20), keyed=5)).duplicate
         assert (await c.post(flows(20), keyed=5)).duplicate
-        c.peers[1].batch_ids.clear()
-        assert not (await c.post(flows(20), keyed=5)).duplicate
+        for peer in c.peers:
+            peer.batch_ids.clear()
+            assert not (await c.post(flows(20), keyed=5)).duplicate
 
 
 async def test_a_retry_completes_a_batch_that_reached_one_of_two_shards() -> None:
@@ -266,7 +289,7 @@ async def test_a_batch_for_a_shard_that_is_away_reaches_none() -> None:
             await c.post(flows(40))
 
         assert raised.value.shards == (1, 2)
-        assert c.count(MessageType.APPEND) == 0
+        assert await c.appends() == 0
 
 
 async def test_a_batch_for_the_living_shards_is_stored_while_another_is_away() -> None:
@@ -288,7 +311,7 @@ async def test_a_batch_for_a_shard_with_a_full_disk_reaches_none() -> None:
             await c.post(flows(20))
 
         assert raised.value.reason == "disk"
-        assert c.count(MessageType.APPEND) == 0
+        assert await c.appends() == 0
 
 
 async def test_when_no_more_ids_fit_keyed_batches_are_refused_and_others_stored() -> None:
@@ -314,7 +337,7 @@ async def test_a_batch_too_big_for_what_is_under_way_reaches_no_shard() -> None:
 
         c.release()
         await posting
-        assert c.count(MessageType.APPEND) == 2
+        assert await c.appends() == 2
 
 
 # Rows and names.
@@ -367,8 +390,18 @@ async def test_batches_under_way_count_towards_the_limit() -> None:
         assert c.held_rows == 10
 
 
-async def test_a_batch_that_failed_no_longer_counts_towards_the_limit() -> None:
-    async with cluster(1, LimitsConfig(max_rows=10)) as c:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        LimitsConfig(max_rows=10),
+        LimitsConfig(name_bytes=len(split_of(flows(9), 1).frames[0]) * 3 // 2),
+    ],
+    ids=["rows", "names"],
+)
+async def test_a_batch_that_failed_no_longer_counts_towards_the_limit(
+    limits: LimitsConfig,
+) -> None:
+    async with cluster(1, limits) as c:
         c.hold(MessageType.APPEND)
         posting = asyncio.create_task(c.post(flows(9)))
         await until(lambda: c.count(MessageType.APPEND) == 1)
@@ -388,7 +421,7 @@ async def test_names_over_the_limit_are_refused_with_nothing_stored() -> None:
             await c.post(flows(100))
 
         assert raised.value.reason == "names"
-        assert c.count(MessageType.APPEND) == 0
+        assert await c.appends() == 0
         await c.post(flows(10))
 
 
@@ -403,7 +436,7 @@ async def test_a_shard_lost_while_it_counts_new_rows_is_a_refusal() -> None:
             await posting
 
         assert raised.value.shards == (1,)
-        assert c.count(MessageType.APPEND) == 0
+        assert await c.appends() == 0
 
 
 async def test_a_shard_lost_after_it_counted_new_rows_is_a_refusal() -> None:
@@ -417,7 +450,7 @@ async def test_a_shard_lost_after_it_counted_new_rows_is_a_refusal() -> None:
         with pytest.raises(ShardUnavailable):
             await posting
 
-        assert c.count(MessageType.APPEND) == 0
+        assert await c.appends() == 0
 
 
 # Losing a shard in mid-append, and clients that go away.
@@ -531,7 +564,18 @@ async def test_an_answer_with_a_limit_fetches_nothing_ahead() -> None:
         answer = await c.backend.query(msgspec.structs.replace(ALL, limit=10))
 
         assert decode(await collect(answer)) == plain_sum(flows(100))[:10]
-        assert c.count(MessageType.QUERY) == 2
+        await c.catch_up()
+        assert [[q.rows for q in peer.queries] for peer in c.peers] == [[10], [10]]
+
+
+@pytest.mark.parametrize(("shard_count", "rows"), [(1, 4096), (4, 4096), (8, 2048)])
+async def test_the_rows_asked_for_at_a_time_have_a_bound_over_all_shards(
+    shard_count: int, rows: int
+) -> None:
+    async with cluster(shard_count) as c:
+        await collect(await c.backend.query(ALL))
+
+        assert [[q.rows for q in peer.queries] for peer in c.peers] == [[rows]] * shard_count
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
@@ -540,17 +584,15 @@ async def test_page_after_page_by_cursor_gives_the_whole_answer(
 ) -> None:
     async with cluster(2) as c:
         await c.post(flows(30))
-        rows: list[Flow] = []
+        pages: list[list[Flow]] = []
         after: RowKey | None = None
-        while True:
+        while not pages or after is not None:
             answer = await c.backend.query(msgspec.structs.replace(ALL, limit=limit, after=after))
-            page = decode(await collect(answer))
-            assert len(page) <= limit
-            rows += page
-            if (after := answer.next_cursor) is None:
-                break
+            pages.append(decode(await collect(answer)))
+            after = answer.next_cursor
 
-        assert rows == plain_sum(flows(30))
+        assert [row for page in pages for row in page] == plain_sum(flows(30))
+        assert [len(page) for page in pages[:-1]] == [limit] * ((30 - 1) // limit)
 
 
 async def test_a_shard_that_is_away_makes_an_answer_unavailable_before_it_starts() -> None:
@@ -705,6 +747,16 @@ async def test_totals_of_a_bucket_saturate() -> None:
 
     assert (found.rows, found.bytes_tx, found.bytes_rx) == (2, COUNTER_MAX, COUNTER_MAX)
     assert found.digest == "f" * 31 + "e"
+
+
+async def test_buckets_come_in_the_order_of_their_hours_whoever_has_them() -> None:
+    async with cluster(2) as c:
+        for peer, hour in zip(c.peers, [91, 4], strict=True):
+            frame = split_of([flow(1, hour=hour)], 1).frames[0]
+            peer.shard.apply(KERNEL.buckets(frame), 1)
+        found = await c.backend.buckets(digest=False)
+
+    assert [b.start for b in found.sums] == [4, 91]
 
 
 async def test_buckets_of_the_living_shards_are_given_when_asked_for() -> None:

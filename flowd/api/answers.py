@@ -83,7 +83,7 @@ class Answers:
             }
             hours.append(members | ({"digest": bucket.digest} if query.digest else {}))
         headers = _shards_header(buckets) if query.partial else ()
-        body = msgspec.json.encode(hours)
+        body = msgspec.json.encode(hours) + b"\n"
         return WholeResponse(exchange, 200, body, "application/json", headers)
 
     async def _send_page(

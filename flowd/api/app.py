@@ -131,9 +131,9 @@ class Api:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for a task that somebody else cancels."""
         start = time.perf_counter()
-        connection = cast(Connection, request.protocol)
-        connection.begin()
         exchange = self._exchange(request)
+        connection = exchange.connection
+        connection.enter(Phase.HANDLER)
         # The target as sent is the path, when it has neither query nor escapes.
         route = self._routes.get(request.raw_path) or self._routes.get(request.rel_url.path)
         pattern = UNROUTED if route is None else route.pattern

@@ -8,15 +8,15 @@ import asyncio
 from typing import Final
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
 
-from flowd.api.connection import Connection, Phase
+from flowd.api.connection import BUFFERED_BYTES_MAX, Connection, Phase
 from flowd.api.decoding import BadCoding, ContentCoding, decode_steps
 from flowd.api.in_flight import Hold
 from flowd.api.problems import MALFORMED_REQUEST, Problem
 from flowd.config import LimitsConfig
 from flowd.errors import TooLarge
 
+_PARTS_MAX: Final = 256
 _STEPS_A_TURN: Final = 4  # about 2 ms, before other requests get their turn
 
 
@@ -84,20 +84,19 @@ class BodyReader:
     async def _receive(
         self, request: web.BaseRequest, connection: Connection, coding: ContentCoding, hold: Hold
     ) -> bytes:
+        if not connection.connected:
+            raise ConnectionResetError("the client went away")
         connection.enter(Phase.BODY)
         if request.headers.get("Expect", "").lower() == "100-continue":
             connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        counted = request.content_length is None
-        payload = request.content
-        # One buffer instead of a list of parts: a client may send its body byte by byte.
-        received = bytearray()
+        length = request.content_length
         try:
-            while part := await payload.readany():
-                if counted:
-                    self._check_length(len(received) + len(part), coding)
-                    hold.grow(len(part))
-                received += part
-        except RequestPayloadError as error:
+            if length is not None and length <= BUFFERED_BYTES_MAX:
+                await request.content.wait_eof()
+                body = request.content.read_nowait()
+            else:
+                body = await self._receive_parts(request, coding, hold)
+        except web.RequestPayloadError as error:
             raise Problem(
                 MALFORMED_REQUEST,
                 f"the body's transfer coding is malformed: {error}",
@@ -105,7 +104,26 @@ class BodyReader:
                 close=True,
             ) from None
         connection.enter(Phase.HANDLER)
-        return bytes(received)
+        return body
+
+    async def _receive_parts(
+        self, request: web.BaseRequest, coding: ContentCoding, hold: Hold
+    ) -> bytes:
+        counted = request.content_length is None
+        size = 0
+        parts: list[bytes] = []
+        # A client may send its body byte by byte, so that parts may be all overhead.
+        joined = bytearray()
+        while part := await request.content.readany():
+            size += len(part)
+            if counted:
+                self._check_length(size, coding)
+                hold.grow(len(part))
+            parts.append(part)
+            if len(parts) == _PARTS_MAX:
+                joined += b"".join(parts)
+                parts.clear()
+        return b"".join((joined, *parts))
 
     async def _decode(self, body: bytes, coding: ContentCoding, hold: Hold) -> bytes:
         decoded = bytearray()

@@ -28,11 +28,12 @@ from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import _ErrInfo
 
 from flowd.config import LimitsConfig
 
-READ_BYTES: Final = 256 * 1024
-"""How much of a body waits for its handler before the client has to: twice this much."""
+BUFFERED_BYTES_MAX: Final = 512 * 1024
+"""How much of a body is read before its handler takes any; then the client has to wait."""
 
 QUEUED_REQUESTS_MAX: Final = 2
 """How many requests may wait behind the one in hand before the client has to."""
@@ -56,7 +57,7 @@ class Phase(IntEnum):
 class Connection(web.RequestHandler):
     """A connection of a `ConnectionServer`."""
 
-    __slots__ = ("_deadline", "_expired", "_pipe", "_server", "_task", "phase")
+    __slots__ = ("_deadline", "_expired", "_pipe", "_server", "phase")
 
     def __init__(self, server: "ConnectionServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -64,16 +65,17 @@ class Connection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to have none
             auto_decompress=False,
-            read_bufsize=READ_BYTES,
+            read_bufsize=BUFFERED_BYTES_MAX // 2,  # aiohttp stops at twice this much
             # The sweep closes idle connections; this timer is behind it and only finds dead ones.
             keepalive_timeout=server.phase_seconds[Phase.IDLE] + 60,
+            # A refused body is read on for a while: who resets instead takes the answer along.
+            lingering_time=server.phase_seconds[Phase.CLOSING] / 2,
         )
-        # aiohttp takes 32 requests ahead, each with a body of up to READ_BYTES · 2.
+        # aiohttp takes 32 requests ahead, each with a body of up to BUFFERED_BYTES_MAX.
         self._max_msg_queue_size = QUEUED_REQUESTS_MAX
         self._msg_queue_resume_size = QUEUED_REQUESTS_MAX - 1
         self._server = server
         self._pipe: asyncio.Transport | None = None
-        self._task: asyncio.Task[object] | None = None
         self._expired = False
         self._deadline = 0.0
         self.phase = Phase.CLOSING
@@ -88,21 +90,18 @@ class Connection(web.RequestHandler):
         self.phase = phase
         self._deadline = time.monotonic() + self._server.phase_seconds[phase]
 
-    def begin(self) -> None:
-        """Begin to handle a request in the running task, which `sweep` may cancel."""
-        self._task = asyncio.current_task()
-        self.enter(Phase.HANDLER)
-
     def take_expiry(self) -> bool:
         """Tell whether a cancellation came from a deadline, and if so, undo it.
 
-        Call it when the handler's task was cancelled; False means that somebody else wants the
-        task to end.
+        Call it when the handler was cancelled; False means that somebody else wants it to end.
         """
-        if not self._expired or self._task is None:
+        expired, self._expired = self._expired, False
+        handler = asyncio.current_task()
+        if not expired or handler is None:
             return False
-        self._expired = False
-        return self._task.uncancel() == 0
+        if self._task_handler is not None:
+            self._task_handler.uncancel()
+        return handler.uncancel() == 0
 
     def send(self, *parts: bytes) -> None:
         """Hand bytes to the client; `drain` afterwards.
@@ -119,18 +118,17 @@ class Connection(web.RequestHandler):
             transport.writelines(parts)
 
     async def drain(self) -> None:
-        """Wait while the client is behind with reading.
+        """Wait while the client is behind with reading, as `writing_paused` says.
 
         Raises:
             ConnectionError: it is gone, or was too slow.
         """
-        if self.writing_paused:
-            phase = self.phase
-            self.enter(Phase.WRITE)
-            await self._drain_helper()
-            if self.transport is None:
-                raise ConnectionResetError("the client read too slowly, or went away")
-            self.enter(phase)
+        phase = self.phase
+        self.enter(Phase.WRITE)
+        await self._drain_helper()
+        if self.transport is None:
+            raise ConnectionResetError("the client read too slowly, or went away")
+        self.enter(phase)
 
     def reset(self) -> None:
         """End the connection at once, with a TCP reset: what was sent is not complete."""
@@ -194,6 +192,13 @@ class Connection(web.RequestHandler):
             else:
                 self.phase = Phase.HEAD  # its time began with the connection
         super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._end_payload(self._messages[-1][0].message)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading, if it was paused; aiohttp asks after each part of each body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def handle_error(
         self,
@@ -207,11 +212,24 @@ class Connection(web.RequestHandler):
             return self._server.on_malformed(request, message or "not HTTP")
         return super().handle_error(request, status, exc, message)
 
+    def _end_payload(self, reason: str) -> None:
+        """Tell the reader of a body that the rest of it is malformed; aiohttp lets it wait."""
+        if len(self._messages) > 1:
+            payload = self._messages[-2][1]
+        elif self._current_request is not None:
+            payload = self._current_request.content
+        else:
+            return
+        if not payload.is_eof():
+            payload.set_exception(web.RequestPayloadError(reason))
+            payload.feed_eof()  # or aiohttp reads on, and logs what it then meets
+
     def _expire(self) -> None:
         self._deadline = float("inf")
-        if self._task is not None:
+        if self._task_handler is not None:
             self._expired = True
-            self._task.cancel()
+            # The connection's task waits for the handler's: that one gets the cancellation.
+            self._task_handler.cancel()
 
 
 class ConnectionServer(web.Server):
@@ -245,7 +263,7 @@ class ConnectionServer(web.Server):
             Phase.BODY: limits.body_seconds,
             Phase.HANDLER: limits.handler_seconds,
             Phase.WRITE: limits.handler_seconds,
-            Phase.CLOSING: limits.body_seconds,
+            Phase.CLOSING: min(limits.body_seconds, _CLOSING_SECONDS_MAX),
         }
         self.phase_seconds = tuple(seconds[phase] for phase in Phase)
         self._connections_max = connections_max
@@ -308,5 +326,6 @@ _NO_ROOM = (
     b"Content-Type: text/plain\r\nContent-Length: 46\r\n\r\n"
     b"limits.connections is reached: try again soon\n"
 )
+_CLOSING_SECONDS_MAX = 20.0
 _DRAIN_POLL_SECONDS = 0.02
-_SHUTDOWN_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 0.2

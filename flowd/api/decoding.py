@@ -63,8 +63,8 @@ def _gzip_steps(encoded: bytes) -> Iterator[bytes]:
     stream = None
     for piece in _pieces(encoded):
         pending = piece
-        full = False  # whether the last step stopped for want of room, so that more may follow
-        while pending or full:
+        # What a full step left behind comes with later input: at the latest, with the checksum.
+        while pending:
             if stream is None:
                 members = _count_member(members, ContentCoding.GZIP)
                 stream = zlib.decompressobj(wbits=_GZIP_WBITS)
@@ -73,9 +73,9 @@ def _gzip_steps(encoded: bytes) -> Iterator[bytes]:
             except zlib.error as error:
                 raise BadCoding(f"malformed gzip: {error}") from None
             if stream.eof:
-                pending, full, stream = stream.unused_data, False, None
+                pending, stream = stream.unused_data, None
             else:
-                pending, full = stream.unconsumed_tail, len(chunk) == STEP_BYTES
+                pending = stream.unconsumed_tail
             yield chunk
     if stream is not None or not members:
         raise BadCoding("the gzip stream ends early")
@@ -86,7 +86,7 @@ def _zstd_steps(encoded: bytes) -> Iterator[bytes]:
     stream = None
     for piece in _pieces(encoded):
         pending = piece
-        full = False
+        full = False  # whether the last step stopped for want of room, so that more may follow
         while pending or full:
             if stream is None:
                 frames = _count_member(frames, ContentCoding.ZSTD)

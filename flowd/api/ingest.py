@@ -25,7 +25,14 @@ from flowd.api.in_flight import ByteBudget
 from flowd.api.problems import flaw_members
 from flowd.api.responses import Exchange, Headers, WholeResponse
 from flowd.config import LimitsConfig
-from flowd.errors import BadQuery, FlowdError, OutcomeUnknown
+from flowd.errors import (
+    BadQuery,
+    OutcomeUnknown,
+    Overloaded,
+    ShardUnavailable,
+    StorageFull,
+    TooLarge,
+)
 from flowd.kernel.interface import BodyFormat, Kernel, Split
 from flowd.logs import get_logger
 from flowd.metrics import RouterMetrics
@@ -120,7 +127,7 @@ class Ingest:
                     tuple(split.frames), "no acknowledgement within limits.handler_seconds"
                 ) from None
             raise
-        except FlowdError:
+        except (ShardUnavailable, StorageFull, Overloaded, TooLarge, OutcomeUnknown):
             raise
         except Exception:
             # A fault of ours in mid-append: what the shards have is as unknown as after a crash.
@@ -144,7 +151,7 @@ class Ingest:
             "skipped": split.skipped,
             "errors": flaw_members(split.flaws),
         }
-        body = msgspec.json.encode(report)
+        body = msgspec.json.encode(report) + b"\n"
         return WholeResponse(exchange, 200, body, "application/json", headers)
 
 

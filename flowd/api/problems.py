@@ -111,16 +111,19 @@ class Problem(Exception):
 
     def encode(self, request_id: str) -> bytes:
         """Give the body of the answer."""
-        return msgspec.json.encode(
+        # Parts of a malformed request may be quoted, which need not be text.
+        detail = self.detail.encode("utf-8", "backslashreplace").decode()
+        problem = msgspec.json.encode(
             {
                 "type": f"urn:flowd:problem:{self.kind.name}",
                 "title": self.kind.title,
                 "status": self.status,
-                "detail": self.detail,
+                "detail": detail,
                 "request_id": request_id,
             }
             | self.members
         )
+        return problem + b"\n"
 
 
 def problem_of(error: FlowdError, *, keyed: bool = False) -> Problem:

@@ -125,7 +125,8 @@ class WholeResponse(_DirectResponse):
             connection.send(head + body)
         else:
             connection.send(head, body)
-        await connection.drain()
+        if connection.writing_paused:
+            await connection.drain()
         return None
 
 
@@ -168,7 +169,8 @@ class StreamedResponse(_DirectResponse):
             connection.send(b"%x\r\n" % len(chunk), chunk, b"\r\n")
         else:
             connection.send(chunk)
-        await connection.drain()
+        if connection.writing_paused:
+            await connection.drain()
 
     def finish(self) -> None:
         """Say that the body is complete."""

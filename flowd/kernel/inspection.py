@@ -25,7 +25,7 @@ from flowd.kernel.flows import (
 )
 from flowd.kernel.interface import BodyFormat
 from flowd.kernel.names import NAME_RULE, name_flaw
-from flowd.kernel.nesting import DEPTH_MAX, measure, too_deep
+from flowd.kernel.nesting import DEPTH_MAX, count_elements, too_deep
 
 FLAWS_MAX: Final = 100
 """How many flaws are told; the others are counted."""
@@ -149,10 +149,10 @@ def _array(body: bytes, flows_max: int) -> Iterator[_Element]:
     raw = _decode_raw(body, "", "the body", 0)
     if _first_byte(raw) != b"[":
         raise refuse("", f"must be an array of flows, not {_describe(raw)}")
-    shape = measure(body)
-    if shape.depth > DEPTH_MAX:
+    elements = count_elements(body)
+    if elements is None:
         raise _refuse_depth("")
-    check_count(shape.elements, flows_max)
+    check_count(elements, flows_max)
     for index, text in enumerate(_RAWS.decode(body)):
         yield _Element(f"/{index}", "", text)
 

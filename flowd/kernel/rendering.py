@@ -17,7 +17,8 @@ MergedRow: TypeAlias = tuple[tuple[int, bytes, bytes, bytes], int, int]
 
 _MEMBERS: Final = ("src_app", "dest_app", "vpc_id", "bytes_tx", "bytes_rx", "hour")
 _NAMES: Final = {"vpc_id": 1, "src_app": 2, "dest_app": 3}
-_CACHED_NAMES_MAX: Final = 16_384
+CACHED_NAMES_MAX: Final = 16_384
+"""How many names a `Renderer` keeps between calls."""
 
 
 class _Escaped(dict[bytes, str]):
@@ -63,7 +64,7 @@ class Renderer:
             rows: at least one.
             first: whether they are the answer's first.
         """
-        if len(self._escaped) > _CACHED_NAMES_MAX:
+        if len(self._escaped) > CACHED_NAMES_MAX:
             self._escaped.clear()
         columns = [self._column(member, rows) for member in self._members]
         lines = map(self._template.__mod__, zip(*columns, strict=True))

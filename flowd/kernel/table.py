@@ -189,9 +189,7 @@ class ReferenceTable:
         rows = frame.header.rows
         if not frame.complete or [hour for hour, _ in frame.groups] != [0] or rows > BLOCK_ROWS:
             raise FrameError("a frame, but not a block: it wants all columns, hour 0, 65,536 rows")
-        keys = self._names.find_row_keys(frame)
-        distinct = set(keys)
-        if len(distinct) != rows or len(distinct.difference(self._places)) != rows:
+        if len(set(self._names.find_row_keys(frame)).difference(self._places)) != rows:
             raise FrameError("a block with a row that is there already")
 
 

@@ -75,11 +75,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     floor_ms: Count = 0
 
 
-class AppendHeader(NamedTuple):
+class AppendHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before the frame in an APPEND; times are in ms since 1970.
 
-    batch_id: 0 … 2**128 - 1, 0 for un-keyed; key_time_ms: the time in the key, 0 for un-keyed;
-    arrival_ms: when the router had the request; shards: bitmap of all shards the batch touches.
+    Attributes:
+        batch_id: 0 … 2**128 - 1, 0 for un-keyed.
+        key_time_ms: the time in the key, 0 for un-keyed.
+        arrival_ms: when the router had the request.
+        shards: bitmap of all shards that the batch touches.
     """
 
     batch_id: int
@@ -88,10 +91,15 @@ class AppendHeader(NamedTuple):
     shards: int
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """APPENDED: the append is durable.
 
-    duplicate: the batch was there already and nothing was added; the rest as in Status.
+    Attributes:
+        duplicate: the batch was there already and nothing was added.
+        rows: as in Status, like the rest.
+        name_bytes: see there.
+        batch_ids: see there.
+        floor_ms: see there.
     """
 
     duplicate: bool
@@ -207,8 +215,8 @@ def unpack_failed(payload: bytes) -> Failed:
 
 def pack_append(header: AppendHeader) -> bytes:
     """Make the start of an APPEND; the frame is a part of its own in `encode`."""
-    batch_id, key_time_ms, arrival_ms, shards = header
-    return _APPEND.pack(batch_id.to_bytes(16, "little"), key_time_ms, arrival_ms, shards)
+    batch_id = header.batch_id.to_bytes(16, "little")
+    return _APPEND.pack(batch_id, header.key_time_ms, header.arrival_ms, header.shards)
 
 
 def unpack_append(payload: bytes) -> tuple[AppendHeader, bytes]:
@@ -222,7 +230,9 @@ def unpack_append(payload: bytes) -> tuple[AppendHeader, bytes]:
 
 def pack_appended(answer: Appended) -> bytes:
     """Make APPENDED."""
-    return _APPENDED.pack(*answer)
+    return _APPENDED.pack(
+        answer.duplicate, answer.rows, answer.name_bytes, answer.batch_ids, answer.floor_ms
+    )
 
 
 def unpack_appended(payload: bytes) -> Appended:

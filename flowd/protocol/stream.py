@@ -2,7 +2,9 @@
 
 import struct
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from flowd.errors import ProtocolError
 
@@ -35,7 +37,7 @@ class MessageType(IntEnum):
 _TYPES: Final = {int(member): member for member in MessageType}
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message; `request_id` is 0 for what was sent unasked."""
 
     type: MessageType
@@ -63,7 +65,7 @@ def encode(
     for part in parts:
         length += len(part)
     if length > PAYLOAD_BYTES_MAX:
-        raise ProtocolError(_too_long(type, length))
+        raise _too_long(type, length)
     return [_HEADER.pack(length, type, request_id), *parts]
 
 
@@ -95,7 +97,9 @@ class Decoder:
         end = len(data)
         while end - offset >= _HEADER.size:
             length, type_number, request_id = _HEADER.unpack_from(data, offset)
-            message_type = _check_header(type_number, length)
+            message_type = _TYPES.get(type_number)
+            if message_type is None or length > PAYLOAD_BYTES_MAX:
+                raise _bad_header(type_number, length)
             start = offset + _HEADER.size
             if end - start < length:
                 self._wanted = _HEADER.size + length
@@ -116,7 +120,8 @@ class Decoder:
             if len(unfinished) < _HEADER.size:
                 return taken
             length, type_number, _ = _HEADER.unpack_from(unfinished)
-            _check_header(type_number, length)
+            if type_number not in _TYPES or length > PAYLOAD_BYTES_MAX:
+                raise _bad_header(type_number, length)
             self._wanted = _HEADER.size + length
         start = taken
         taken = min(start + self._wanted - len(unfinished), len(data))
@@ -130,14 +135,14 @@ class Decoder:
         return taken
 
 
-def _check_header(type_number: int, length: int) -> MessageType:
+def _bad_header(type_number: int, length: int) -> ProtocolError:
     message_type = _TYPES.get(type_number)
     if message_type is None:
-        raise ProtocolError(f"a message of unknown type {type_number:#x}")
-    if length > PAYLOAD_BYTES_MAX:
-        raise ProtocolError(_too_long(message_type, length))
-    return message_type
+        return ProtocolError(f"a message of unknown type {type_number:#x}")
+    return _too_long(message_type, length)
 
 
-def _too_long(type: MessageType, length: int) -> str:
-    return f"{type.name} of {length:,} bytes; at most {PAYLOAD_BYTES_MAX:,} are allowed"
+def _too_long(type: MessageType, length: int) -> ProtocolError:
+    return ProtocolError(
+        f"{type.name} of {length:,} bytes; at most {PAYLOAD_BYTES_MAX:,} are allowed"
+    )

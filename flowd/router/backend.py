@@ -8,17 +8,21 @@ become the client's answer.
 from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from flowd.flow import RowKey
 from flowd.kernel.interface import Split
 from flowd.protocol import BucketSums
 from flowd.query import Query
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """What a batch is known by; times are in ms since 1970.
 
-    batch_id: 1 … 2**128 - 1, 0 for un-keyed; key_time_ms: the time in its key, 0 for un-keyed;
-    arrival_ms: when the request came.
+    Attributes:
+        batch_id: 1 … 2**128 - 1, 0 for un-keyed.
+        key_time_ms: the time in its key, 0 for un-keyed.
+        arrival_ms: when the request came.
     """
 
     batch_id: int
@@ -26,10 +30,12 @@ class Batch(NamedTuple):
     arrival_ms: int
 
 
-class Ingested(NamedTuple):
+class Ingested(msgspec.Struct, frozen=True, gc=False):
     """A batch is durable, in every shard it belongs to.
 
-    flows: how many it has; duplicate: all of them were stored before, and nothing was added.
+    Attributes:
+        flows: how many it has.
+        duplicate: all of them were stored before, and nothing was added.
     """
 
     flows: int

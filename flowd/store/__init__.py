@@ -87,9 +87,6 @@ class Store:
         self._next_lsn = writer.next_lsn
         self._flows_staged = self._state.flows_appended
         self._free_disk = True
-        self._written_at_checkpoint = 0
-        self.written_bytes = 0
-        """Bytes written to the log since the store was opened."""
         self.sync_seconds = 0.0
         """How long the last sync of the log took."""
         self.recovery = recovery.report
@@ -154,6 +151,11 @@ class Store:
         return self._state.floor_ms
 
     @property
+    def written_bytes(self) -> int:
+        """Bytes written to the log since the store was opened."""
+        return self._state.written_bytes
+
+    @property
     def log_bytes(self) -> int:
         """What the log's segments hold, in bytes."""
         return self._writer.size_bytes
@@ -216,7 +218,7 @@ class Store:
         """
         written = self._writer.written_lsn
         entries = [batch.entry for batch in group.batches if batch.lsn > written]
-        self.written_bytes += self._writer.append(entries)
+        self._state.written_bytes += self._writer.append(entries)
         if self._sync_always:
             self.sync()
 
@@ -259,14 +261,13 @@ class Store:
     @property
     def checkpoint_due(self) -> bool:
         """Whether the log has grown by enough since the last checkpoint."""
-        grown = self.written_bytes - self._written_at_checkpoint
+        grown = self._state.written_bytes - self._state.checkpointed_bytes
         if grown < self._config.checkpoint.log_bytes:
             return False
         return grown >= self.shard.dirty_rows * _DIRTY_ROW_BYTES
 
     def begin_checkpoint(self) -> Checkpointer:
         """Start a checkpoint of all that is applied now; the caller drives it to its end."""
-        self._written_at_checkpoint = self.written_bytes
         return Checkpointer(
             self._files, self._directory, self._identity, self._kernel, self._state, self._writer
         )
@@ -279,14 +280,15 @@ class Store:
                 run.write_block(dump)
             run.finish()
         except OSError:
+            run.remove_written()
             run.abandon()
             raise
 
     def close(self) -> None:
-        """Sync and close the log; what is staged and not written was never acknowledged.
+        """Seal and close the log; what is staged and not written was never acknowledged.
 
         Raises:
             WalPoisoned: the sync failed.
         """
-        self._writer.sync()
+        self._writer.seal()
         self._writer.close()

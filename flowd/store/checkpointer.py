@@ -6,8 +6,8 @@ block; replay starts at M + 1 and leaves a row alone whose block is newer. Order
 through every block's LSN, bucket files, manifest; then what the older of two manifests no longer
 needs is removed.
 
-`begin` and `next_block` run on the loop's thread; `write_block`, `finish` and `abandon` block and
-run on the I/O thread, never two at a time.
+It is made, `next_block` and `abandon` are called, on the loop's thread; `write_block`, `finish` and
+`remove_written` block and run on the I/O thread, never two at a time.
 """
 
 import time
@@ -68,6 +68,7 @@ class Checkpointer:
         self._writer = writer
         self._file: BucketFileWriter | None = None
         self._written: list[BucketFile] = []
+        self._began_at_bytes = state.written_bytes
         self._dirty = state.shard.take_dirty()
         self._blocks = self._dump_blocks()
         self._manifest = Manifest(
@@ -102,7 +103,7 @@ class Checkpointer:
         """Add a block to its bucket file.
 
         Raises:
-            OSError: the disk is full or broken; call `abandon`.
+            OSError: the disk is full or broken; call `remove_written`, then `abandon`.
             WalPoisoned: the log could not be synced; the process must exit.
         """
         if self._file is None:
@@ -141,13 +142,22 @@ class Checkpointer:
         write_manifest(self._files, self._directory, self._identity, manifest)
         state.manifest_number = manifest.number
         state.manifests = [manifest, *state.manifests][:2]
+        state.checkpointed_bytes = self._began_at_bytes
         remove_unused(self._files, self._directory, state.manifests)
         if len(state.manifests) == 2:
             self._writer.drop_before(state.manifests[1].lsn + 1)
 
-    def abandon(self) -> None:
-        """Give up: remove what was written and call its buckets dirty again."""
+    def remove_written(self) -> None:
+        """Give the space back that an unfinished checkpoint took, unless a manifest may name it.
+
+        Raises:
+            OSError: the disk is broken.
+        """
         if self._file is not None:
             self._file.abandon()
             self._file = None
+        remove_unused(self._files, self._directory, self._state.manifests)
+
+    def abandon(self) -> None:
+        """Call the buckets of an unfinished checkpoint dirty again."""
         self._state.shard.mark_dirty(self._dirty)

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowd.checkpoint import BucketFile, Manifest, read_bucket_file, read_manifests
+from flowd.checkpoint import (
+    BucketFile,
+    Manifest,
+    manifest_number_max,
+    read_bucket_file,
+    read_manifests,
+)
 from flowd.config import Config
 from flowd.errors import CheckpointCorruption, FrameError, WalCorruption
 from flowd.filesystem import FileSystem
@@ -32,6 +38,7 @@ class RecoveryReport:
         flows: flows in them.
         rows_loaded: rows that came from bucket files.
         torn_bytes: bytes of a torn tail that were set aside.
+        broken_copy: where they were put.
         damaged: manifests and bucket files that were passed over for older ones.
         seconds: how long it took.
     """
@@ -40,6 +47,7 @@ class RecoveryReport:
     flows: int = 0
     rows_loaded: int = 0
     torn_bytes: int = 0
+    broken_copy: Path | None = None
     damaged: list[CheckpointCorruption] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -72,6 +80,7 @@ class Recovery:
         self._config = config
         self._progress = progress
         self._reported = time.monotonic()
+        self._proven_lsn = 0
         self.state = ShardState(Shard(kernel))
         self.report = RecoveryReport()
 
@@ -105,13 +114,17 @@ class Recovery:
                 continue
             self.state.manifests = [m for m in manifests if m.number <= manifest.number][:2]
             break
-        self.state.manifest_number = max((m.number for m in manifests), default=0)
+        self.state.manifest_number = manifest_number_max(self._files, self._directory)
+        # A block may be newer than its manifest; an LSN that was proven must not be given again.
+        self._proven_lsn = max(
+            (lsn for m in manifests for lsn in (m.lsn, *(file.lsn_max for file in m.files))),
+            default=0,
+        )
 
     def _load_manifest(self, manifest: Manifest) -> None:
         state = self.state
         for file in manifest.files:
             self._load_bucket_file(file)
-            self._tell(f"loaded {state.shard.rows:,} of {manifest.rows:,} rows")
         state.ids.load(manifest.batch_ids)
         state.floor_ms = manifest.floor_ms
         state.applied_lsn = manifest.lsn
@@ -126,6 +139,7 @@ class Recovery:
             except FrameError as error:
                 path = self._directory / "buckets" / file.name
                 raise CheckpointCorruption(str(path), str(error)) from error
+            self._tell(f"loaded {self.state.shard.rows:,} rows")
 
     def _replay_log(self) -> LogWriter:
         try:
@@ -134,7 +148,7 @@ class Recovery:
                 self._directory / "wal",
                 self._identity,
                 from_lsn=self.state.applied_lsn + 1,
-                proven_lsn=self.state.applied_lsn,
+                proven_lsn=self._proven_lsn,
                 segment_bytes=self._config.wal.segment_bytes,
                 new_segment_id=lambda: secrets.randbits(64),
                 replay=self._replay_record,
@@ -147,6 +161,7 @@ class Recovery:
                 error.path, error.offset, f"{error.reason}. Passed over before that: {causes}"
             ) from error
         self.report.torn_bytes = log.torn_bytes
+        self.report.broken_copy = log.broken_copy
         return log.writer
 
     def _replay_record(self, record: LogRecord) -> None:
@@ -177,6 +192,7 @@ class Recovery:
         state.applied_lsn = record.lsn
         self.report.records += 1
         self.report.flows += flows
+        state.checkpointed_bytes -= len(record.payload)
         self._tell(f"replayed {self.report.flows:,} flows, up to LSN {record.lsn:,}")
 
     def _refuse(self, record: LogRecord, reason: str) -> WalCorruption:

@@ -23,6 +23,9 @@ class ShardState:
         flows_appended: how many flows were appended up to there, since the shard was made.
         floor_ms: the highest key time ever forgotten.
         manifests: the two newest checkpoints in force, newest first.
+        written_bytes: bytes written to the log since the shard was opened.
+        checkpointed_bytes: what `written_bytes` was when the newest checkpoint began; below 0 for
+            log that was replayed, so that many short lives come to a checkpoint, too.
         manifest_number: the highest number any manifest has, damaged ones included.
     """
 
@@ -32,4 +35,6 @@ class ShardState:
     flows_appended: int = 0
     floor_ms: int = 0
     manifests: list[Manifest] = field(default_factory=list)
+    written_bytes: int = 0
+    checkpointed_bytes: int = 0
     manifest_number: int = 0

@@ -94,8 +94,12 @@ class Keeper:
             self._enter(ChildState.STOPPED)
         return status
 
-    async def stop(self) -> None:
-        """Let the child finish its work and wait for its exit; kill it when that takes too long."""
+    async def stop(self) -> bool:
+        """Let the child finish its work and wait for its exit; kill it when that takes too long.
+
+        Returns:
+            Whether it ended by itself.
+        """
         self._stopping.set()
         self._signal(signal.SIGTERM)
         try:
@@ -105,6 +109,8 @@ class Keeper:
             log.warning("child_killed", child=self.name, reason="it did not stop in time")
             self._signal(signal.SIGKILL)
             await self._done.wait()
+            return False
+        return True
 
     def kill(self) -> None:
         """End the child at once, for good."""

@@ -105,8 +105,10 @@ class Supervisor:
         self._runtime.tell_address(None)
         # With our copy gone the port is closed as soon as the routers close theirs.
         self._listener.close()
-        await asyncio.gather(*(keeper.stop() for keeper in self._of("router")))
-        await asyncio.gather(*(keeper.stop() for keeper in self._of("worker")))
+        ended = await asyncio.gather(*(keeper.stop() for keeper in self._of("router")))
+        ended += await asyncio.gather(*(keeper.stop() for keeper in self._of("worker")))
+        if not all(ended):
+            self._status = self._status or EXIT_FAILED
         log.info("stopped")
 
     async def _report(self) -> None:

@@ -176,6 +176,20 @@ class LogWriter:
                 self._files.sync_dir(self._directory)
             del self._segments[0]
 
+    def seal(self) -> None:
+        """End the current segment before a clean end, and give the space behind the seal back.
+
+        Every record is proven then: damage to the last ones cannot pass for a torn tail.
+
+        Raises:
+            WalPoisoned: the disk failed; the process must exit.
+        """
+        self._check()
+        current = self._current
+        # An empty one stays as it is: the next one would start at the same LSN.
+        if current is not None and current.records and not self._is_short(current):
+            self._seal(give_back=True)
+
     def close(self) -> None:
         """Sync what is written and let go of the files; a poisoned writer just lets go.
 
@@ -267,7 +281,7 @@ class LogWriter:
             self._files.sync_dir(self._directory)
         self.has_room = True
 
-    def _seal(self) -> None:
+    def _seal(self, *, give_back: bool = False) -> None:
         """End the current segment; its records are synced first, so that a seal proves them."""
         current = self._current
         if current is None:
@@ -278,6 +292,8 @@ class LogWriter:
         pack_record(buffers, entry, len(entry.payload[0]), current.segment_id, self.synced_lsn)
         with self._poisoning("seal", current.live.path):
             current.file.write(current.live.used_bytes, buffers)
+            if give_back:
+                current.file.truncate(current.live.used_bytes + SEAL_BYTES)
             current.file.sync()
         current.live.used_bytes += SEAL_BYTES
         current.file.close()

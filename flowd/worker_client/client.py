@@ -6,15 +6,14 @@ Cancelling a wait does not take a request back.
 """
 
 import asyncio
-import os
 import random
 import socket
-import struct
 from pathlib import Path
 from typing import Final
 
 from flowd.errors import Overloaded, ProtocolError, ShardUnavailable, TooLarge
 from flowd.logs import get_logger
+from flowd.peer_credentials import is_same_user
 from flowd.protocol import (
     FRAME_BYTES_MAX,
     PROTOCOL_VERSION,
@@ -38,7 +37,8 @@ from flowd.worker_client.connection import Connection, Patience
 
 _RECONNECT_SECONDS_MIN: Final = 0.05
 _RECONNECT_SECONDS_MAX: Final = 0.25
-_UCRED: Final = struct.Struct("3i")  # pid, uid, gid; see unix(7)
+
+_APPEND: Final = MessageType.APPEND  # looking it up in its enum takes longer than to use it
 
 log = get_logger()
 
@@ -116,9 +116,7 @@ class WorkerClient:
             TooLarge: the frame fits no message.
         """
         connection = self._connection_for(len(frame))
-        return connection.request(
-            MessageType.APPEND, unpack_appended, len(frame), pack_append(header), frame
-        )
+        return connection.request(_APPEND, unpack_appended, len(frame), pack_append(header), frame)
 
     def probe(self, frame: bytes) -> asyncio.Future[int]:
         """Ask how many rows a frame would make; errors as of `append`, but OutcomeUnknown."""
@@ -195,10 +193,8 @@ class WorkerClient:
         try:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, str(self._path))
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-            _, uid, _ = _UCRED.unpack(credentials)
-            if uid != os.getuid():
-                raise ProtocolError(f"{self._path} is served by a process of user {uid}")
+            if not is_same_user(sock):
+                raise ProtocolError(f"{self._path} is served by a process of another user")
         except BaseException:
             sock.close()
             raise

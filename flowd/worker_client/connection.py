@@ -5,8 +5,9 @@ serves all requests; it runs only while there are any.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -43,6 +44,11 @@ _FAILURES: Final = {"bad_frame": FrameError, "bad_request": ProtocolError}
 # To requests that were given up, and to PING.
 _LATE_ANSWERS: Final = frozenset({*_ANSWERS.values(), MessageType.FAILED, MessageType.PONG})
 
+# Looking a member up in its enum takes longer than anything else in a request.
+_APPEND: Final = MessageType.APPEND
+_APPENDED: Final = MessageType.APPENDED
+_FAILED: Final = MessageType.FAILED
+
 _Answer = TypeVar("_Answer")
 
 log = get_logger()
@@ -73,7 +79,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
         return min(shortest / 4, _TICK_SECONDS_MAX)
 
 
-class _Request(NamedTuple):
+class _Request(msgspec.Struct):
     future: asyncio.Future[Any]
     answer: MessageType
     unpack: Callable[[bytes], object]
@@ -144,9 +150,8 @@ class Connection(asyncio.Protocol):
         loop = self._loop
         self._last_id = request_id = self._last_id + 1
         buffers = encode(type, request_id, *parts)
-        is_append = type is MessageType.APPEND
         patience = self._patience
-        seconds = patience.append_seconds if is_append else patience.read_seconds
+        seconds = patience.append_seconds if type is _APPEND else patience.read_seconds
         future: asyncio.Future[_Answer] = loop.create_future()
         self._requests[request_id] = _Request(
             future, _ANSWERS[type], unpack, loop.time() + seconds, frame_bytes
@@ -194,7 +199,7 @@ class Connection(asyncio.Protocol):
             self.end()
 
     def _take(self, message: Message) -> None:
-        type, request_id, payload = message
+        type, request_id, payload = message.type, message.request_id, message.payload
         request = self._requests.get(request_id)
         if request is None:
             self._take_unasked(message)
@@ -206,7 +211,7 @@ class Connection(asyncio.Protocol):
             answer = request.unpack(payload)
             if isinstance(answer, Appended):
                 self._take_counts(answer)
-        elif type is MessageType.FAILED:
+        elif type is _FAILED:
             failed = unpack_failed(payload)
             error = _FAILURES[failed.kind](failed.message)
         else:
@@ -221,7 +226,7 @@ class Connection(asyncio.Protocol):
             _fail(request.future, error)
 
     def _take_unasked(self, message: Message) -> None:
-        type, _, payload = message
+        type, payload = message.type, message.payload
         if not self._known:
             if type is not MessageType.HELLO:
                 raise ProtocolError(f"{type.name} before HELLO")
@@ -249,10 +254,14 @@ class Connection(asyncio.Protocol):
     def _tick(self) -> None:
         now = self._loop.time()
         for request_id, request in list(self._requests.items()):
-            if request.deadline <= now:
+            if request.deadline > now:
+                continue
+            self._give_up(request, "did not answer in time")
+            if request.frame_bytes:
+                # The worker still holds the frame: it counts until its answer comes after all.
+                request.deadline = math.inf
+            else:
                 del self._requests[request_id]
-                self.unanswered_bytes -= request.frame_bytes
-                self._give_up(request, "did not answer in time")
         if self._heard:
             self._heard = False
             self._pinged_at = None
@@ -271,7 +280,7 @@ class Connection(asyncio.Protocol):
             return
         shard = self._shard
         error: FlowdError
-        if request.answer is MessageType.APPENDED:
+        if request.answer is _APPENDED:
             error = OutcomeUnknown(
                 (shard,), f"shard {shard} {why} before it acknowledged; the flows may be stored"
             )

@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import re
 import signal
+import statistics
 import threading
 import time
 from contextlib import ExitStack
@@ -93,21 +95,22 @@ def _wait_for_progress(ledger: Ledger, flows: int) -> None:
 def test_a_worker_killed_under_load_loses_nothing_and_is_back_within_2_seconds(
     tmp_path: Path,
 ) -> None:
-    """There are 100,000 rows, and up to 50,000 flows behind the last checkpoint.
+    """There are 100,000 rows in checkpoints, and 50,000 flows in the logs behind them.
 
-    The quickest of four restarts counts, because the machine may be busy with other things; and the
-    clients leave some of its two cores to the worker that starts.
+    The median of four restarts counts, and the clients leave some of the two cores to the worker
+    that starts: the machine may be busy with other things.
     """
+    with running_flowd(tmp_path, shards=2, config={"checkpoint": {"log_bytes": 65_536}}) as flowd:
+        for _ in range(3):  # a checkpoint waits for as much log as it would write itself
+            _post_rows(flowd, range(100_000))
+        flowd.wait_for(
+            lambda: len(list(flowd.data_dir.glob("gen-1/*/MANIFEST-*"))) >= 2, "checkpoints"
+        )
+        assert flowd.stop() == 0
     ledger = Ledger(pause_seconds=0.02)
     seconds_away: list[float] = []
-    config = {"checkpoint": {"log_bytes": 1_200_000}}
-    with running_flowd(tmp_path, shards=2, config=config) as flowd:
-        for start in range(0, 100_000, 10_000):
-            flows = [_flow(f"row-{start + i}", hour=6) for i in range(10_000)]
-            answer = flowd.request(
-                "POST", "/flows", json.dumps(flows).encode(), {"Content-Type": "application/json"}
-            )
-            assert answer.status == 204
+    with running_flowd(tmp_path, shards=None) as flowd:
+        _post_rows(flowd, range(50_000))
         threads = _clients(ledger, flowd)
         try:
             _wait_for_progress(ledger, 2_000)
@@ -124,10 +127,12 @@ def test_a_worker_killed_under_load_loses_nothing_and_is_back_within_2_seconds(
                 thread.join()
         ledger.check(get(flowd, "/flows?hour=5"))
         rows = get(flowd, "/flows?hour=6")
-        assert (len(rows), sum(row["bytes_tx"] for row in rows)) == (100_000, 100_000)
+        assert (len(rows), sum(row["bytes_tx"] for row in rows)) == (100_000, 350_000)
         assert set(ledger.statuses) <= {204, 500, 503}
+        replayed = [int(n) for n in re.findall(r"recovered .*flows_replayed=(\d+)", flowd.log())]
+        assert sum(flows > 20_000 for flows in replayed) >= 4
     print("seconds away:", seconds_away)
-    assert min(seconds_away) < 2.0
+    assert statistics.median(seconds_away) < 2.0
 
 
 def test_while_a_worker_is_down_its_part_is_refused_and_the_rest_is_served(tmp_path: Path) -> None:
@@ -176,6 +181,14 @@ def test_a_supervisor_killed_and_started_again_at_once_never_has_two_writers(
             flowd = successor
     with running_flowd(tmp_path, shards=None) as flowd:
         ledger.check(get(flowd, "/flows?hour=5"))
+
+
+def _post_rows(flowd: FlowdProcess, numbers: range) -> None:
+    for start in range(0, len(numbers), 10_000):
+        flows = [_flow(f"row-{number}", hour=6) for number in numbers[start : start + 10_000]]
+        body = json.dumps(flows).encode()
+        answer = flowd.request("POST", "/flows", body, {"Content-Type": "application/json"})
+        assert answer.status == 204
 
 
 def _all_answer(flowd: FlowdProcess) -> bool:

@@ -101,6 +101,7 @@ def test_many_rows_stay_sorted_as_more_come_in_small_and_large_lots(kernel: Kern
         apply_flows(kernel, table, flows, lsn)
         expected |= set(plain_sum(flows))
         assert [key for key, _ in read_pages(table, 3_000)] == sorted(expected)
+        assert [key for key, _ in table_rows(table, HOUR)] == sorted(expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -143,6 +144,13 @@ def test_a_page_starts_behind_a_key_that_no_row_has(kernel: Kernel) -> None:
     page, last = table.page(HOUR, NONE, GROUP_ALL, RowKey(HOUR, "vpc-0", "d", ""), 1)
     assert [key.src_app for key, _ in page_rows(page)] == ["e"]
     assert not last
+
+
+@pytest.mark.parametrize("group", [GROUP_ALL, ("src_app",)], ids=["rows", "groups"])
+def test_the_page_with_the_last_row_says_so(kernel: Kernel, group: tuple[str, ...]) -> None:
+    table = make_table(kernel, [make_flow(name) for name in "ab"])
+    lasts = [table.page(HOUR, NONE, group, None, limit)[1] for limit in (1, 2, 3)]
+    assert lasts == [False, True, True]
 
 
 def test_a_key_of_another_hour_stands_before_or_behind_all_rows(kernel: Kernel) -> None:

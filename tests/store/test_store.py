@@ -227,3 +227,75 @@ def _frame(shards: Shards, flows: list[dict[str, Any]]) -> bytes:
         skip_bad=False,
     )
     return split.frames[0]
+
+
+def test_a_log_cut_below_a_blocks_lsn_is_refused_because_its_numbers_were_used(
+    tmp_path: Path,
+) -> None:
+    shards = Shards(tmp_path, 1)
+    store = shards.stores[0]
+    shards.post([FLOW])
+    run = store.begin_checkpoint()
+    segment = next((tmp_path / "shard-00/wal").glob("*.wal"))
+    before = segment.read_bytes()
+    shards.post([FLOW])
+    while (dump := run.next_block()) is not None:
+        run.write_block(dump)
+    run.finish()
+    segment.write_bytes(before)
+    with pytest.raises(WalCorruption):
+        shards.open()
+
+
+def test_the_next_checkpoint_never_overwrites_a_damaged_manifest(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    for _ in range(2):
+        shards.post([FLOW])
+        shards.stores[0].checkpoint()
+    damaged = max((tmp_path / "shard-00").glob("MANIFEST-*"))
+    damaged.write_bytes(evidence := damaged.read_bytes()[:-1])
+    shards.open()
+    shards.post([FLOW])
+    shards.stores[0].checkpoint()
+    assert damaged.read_bytes() == evidence
+    shards.open()
+    assert shards.totals() == plain_sum([FLOW] * 3)
+
+
+def test_after_a_clean_end_damage_to_the_last_record_is_no_torn_tail(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    shards.post([FLOW])
+    shards.close()
+    segment = next((tmp_path / "shard-00/wal").glob("*.wal"))
+    assert segment.stat().st_size < 1_000
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"foo")] ^= 1
+    segment.write_bytes(content)
+    with pytest.raises(WalCorruption):
+        shards.open()
+
+
+def test_many_short_lives_come_to_a_checkpoint(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, 1)
+    for number in range(20):
+        shards.post(batch(number))
+        if shards.stores[0].checkpoint_due:
+            break
+        shards.close()
+        shards.open()
+    assert shards.stores[0].checkpoint_due
+    shards.stores[0].checkpoint()
+    assert not shards.stores[0].checkpoint_due
+
+
+def test_a_checkpoint_given_up_leaves_no_file_behind(tmp_path: Path) -> None:
+    disk = FaultyFileSystem()
+    shards = Shards(tmp_path, 1, files=disk)
+    shards.post(batch(1))
+    disk.fault = Fault("create", 3, disk_full(), match=".tbl.tmp")
+    with pytest.raises(OSError, match="No space"):
+        shards.stores[0].checkpoint()
+    assert list((tmp_path / "shard-00/buckets").iterdir()) == []
+    shards.stores[0].checkpoint()
+    shards.open()
+    assert shards.stores[0].recovery.rows_loaded == 50

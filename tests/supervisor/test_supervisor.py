@@ -185,7 +185,7 @@ async def test_a_child_that_does_not_stop_in_time_is_killed(make, capsys):
     harness.script("worker-0", "stubborn")
     await harness.start()
     await harness.until(harness.is_ready)
-    assert await harness.stop() == 0
+    assert await harness.stop() == 1
     assert harness.steps("worker-0")[-1] == "told to stop"
     assert "child_killed child=worker-0" in capsys.readouterr().err
 
