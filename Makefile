@@ -11,7 +11,7 @@ ARGS ?=
 
 # The native kernel. Another TARGET keeps what cargo builds elsewhere.
 NATIVE := flowd/_native.abi3.so
-NATIVE_SOURCES := native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs)
+NATIVE_SOURCES := native/Cargo.toml native/crates.lock $(wildcard native/src/*.rs)
 TARGET := $(CURDIR)/native/target
 
 .PHONY: help setup run test check native bench lock clean
@@ -41,7 +41,7 @@ check: $(VENV)/dev-installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@if ! command -v cargo >/dev/null; then echo 'No cargo, so that native/ is not checked.'; \
-	else $(CARGO) fmt --check && cargo clippy --quiet --locked --target-dir $(TARGET) -- -D warnings; fi
+	else $(LOCK_NATIVE) && $(CARGO) fmt --check && cargo clippy --quiet --locked --target-dir $(TARGET) -- -D warnings; fi
 
 bench: $(VENV)/flowd-installed $(NATIVE)
 	$(BIN)/python -m loadtest.bench --json bench.json $(ARGS)
@@ -63,7 +63,12 @@ clean:
 # Out of reach of the crates, cargo is to say so within seconds.
 CARGO = cd native && CARGO_NET_RETRY=0 CARGO_HTTP_TIMEOUT=5 \
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo
-BUILD_NATIVE = ($(CARGO) build --quiet --release --locked --target-dir $(TARGET)) && \
+# Cargo.lock says which registry it was made with; crates.lock, which is kept, is the same without.
+LOCK_NATIVE = if ! [ native/Cargo.lock -nt native/crates.lock ]; then \
+	($(CARGO) generate-lockfile --quiet) && origin="$$(grep -m1 '^source' native/Cargo.lock)" && \
+	awk -v origin="$$origin" '/^checksum/ { print origin } 1' native/crates.lock \
+		>native/Cargo.lock.new && mv native/Cargo.lock.new native/Cargo.lock; fi
+BUILD_NATIVE = $(LOCK_NATIVE) && ($(CARGO) build --quiet --release --locked --target-dir $(TARGET)) && \
 	install $(TARGET)/release/lib_native.so $(NATIVE)
 
 native: $(BIN)/python
