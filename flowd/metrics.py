@@ -68,7 +68,9 @@ class RouterMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.flows_accepted = Counter(
-            "flowd_flows_accepted_total", "Flows of acknowledged batches.", registry=registry
+            "flowd_flows_accepted_total",
+            "Flows of acknowledged batches; a retry that completes a batch counts all of it again.",
+            registry=registry,
         )
         self.batches_accepted = Counter(
             "flowd_batches_accepted_total", "Batches that were acknowledged.", registry=registry
@@ -94,7 +96,7 @@ class RouterMetrics:
         self._refused_children: dict[str, Counter] = {}
         self._requests = Histogram(
             "flowd_http_request_seconds",
-            "Time from a request's head to its answer's last byte.",
+            "Time from a request's head until its answer is made; sent, where it is streamed.",
             ("route", "method", "status"),
             buckets=REQUEST_SECONDS_BUCKETS,
             registry=registry,

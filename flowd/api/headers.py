@@ -106,7 +106,7 @@ def idempotency_key(values: list[str], now_ms: int) -> IdempotencyKey:
         raise Problem(
             MALFORMED_REQUEST,
             "Idempotency-Key must be one UUIDv7, a new one for each batch: Python's uuid.uuid7() "
-            "or `uuidgen --time-v7` makes one",
+            "(3.14), `uuidgen --time-v7` or the line in README.md makes one",
             reason="key",
         )
     value = bytes.fromhex(match[2].replace("-", ""))

@@ -124,7 +124,8 @@ class LocalBackend:
             if batch.batch_id and status.batch_ids >= self._limits.batch_ids:
                 raise Overloaded(
                     "ids",
-                    f"shard {shard} cannot remember more keys (limits.batch_ids); retry later",
+                    f"shard {shard} remembers as many keys as limits.batch_ids allows; send"
+                    " without a key, or raise the limit",
                 )
             frame_bytes += len(frame)
         return frame_bytes
