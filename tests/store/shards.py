@@ -1,5 +1,6 @@
 """N stores in one process, fed as a router would: for tests of what a shard keeps."""
 
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ SMALL = Config(
     checkpoint=CheckpointConfig(log_bytes=64 * 1024),
     limits=LimitsConfig(free_disk_bytes=0),
 )
+
+KERNELS = [load_kernel("reference")]
+if importlib.util.find_spec("flowd._native") is not None:
+    KERNELS.append(load_kernel("native"))
 
 Flow = Mapping[str, Any]
 Totals = dict[tuple[int, str, str, str], tuple[int, int]]
@@ -52,7 +57,7 @@ class Shards:
         files: FileSystem | None = None,
         kernel: Kernel | None = None,
     ) -> None:
-        self.kernel = kernel or load_kernel("reference")
+        self.kernel = kernel or KERNELS[0]
         self.count = count
         self.config = config
         self.files = files or LocalFileSystem()

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.store.shards import Flow, Shards, plain_sum
+from flowd.kernel import Kernel
+from tests.store.shards import KERNELS, Flow, Shards, plain_sum
 
 names = st.sampled_from(["a", "b", "ab", "c", "bc", "é", "z" * 256, "app-1", "app-2", "\U0001f600"])
 flows = st.fixed_dictionaries(
@@ -29,10 +30,12 @@ steps = st.lists(
 
 
 @settings(max_examples=120, deadline=None)
-@given(count=st.integers(1, 7), steps=steps)
-def test_batches_checkpoints_and_restarts_give_a_plain_sum(count: int, steps: list[Any]) -> None:
+@given(kernel=st.sampled_from(KERNELS), count=st.integers(1, 7), steps=steps)
+def test_batches_checkpoints_and_restarts_give_a_plain_sum(
+    kernel: Kernel, count: int, steps: list[Any]
+) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        shards = Shards(Path(directory), count)
+        shards = Shards(Path(directory), count, kernel=kernel)
         sent: list[Flow] = []
         for step in steps:
             if step == "checkpoint":
