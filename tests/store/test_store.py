@@ -299,3 +299,13 @@ def test_a_checkpoint_given_up_leaves_no_file_behind(tmp_path: Path) -> None:
     shards.stores[0].checkpoint()
     shards.open()
     assert shards.stores[0].recovery.rows_loaded == 50
+
+
+def test_an_id_of_this_life_is_in_the_checkpoint(tmp_path: Path) -> None:
+    """Without a replay in between: what is remembered when a batch is applied is what counts."""
+    shards = Shards(tmp_path, 1)
+    shards.post([FLOW], batch_id=5)
+    shards.stores[0].checkpoint()
+    shards.open()
+    assert shards.stores[0].recovery.records == 0
+    assert shards.post([FLOW], batch_id=5) == [True]
